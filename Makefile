@@ -1,0 +1,49 @@
+# Everything below works from a clean clone with Python >= 3.11 and a package registry.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PYTHONDONTWRITEBYTECODE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit lint cluster real pins clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml tests/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kpo-healer needs Python 3.11 or newer: call make PYTHON=python3.11")'
+	@echo "preparing $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: $(READY) ## a real Airflow, a real cluster, real orphans, healed; KEEP=1 leaves it running
+	@$(BIN)/python -m tests.lab demo $(if $(KEEP),--keep)
+
+cluster: $(READY) ## a real API server with kwok nodes; prints the export KUBECONFIG line; Ctrl-C stops it
+	@$(BIN)/python -m tests.lab cluster
+
+lint: $(READY) ## ruff, mypy --strict, import order
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+unit: $(READY) ## the fast tests: no cluster, no Airflow
+	@$(BIN)/pytest tests/unit -n auto -q
+
+test: lint ## everything: lint, unit, real API server, real Airflow, end to end
+	@$(BIN)/python -m tests.lab prepare
+	@$(BIN)/pytest tests
+
+pins: ## resolves tests/requirements.txt anew
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+		pyproject.toml tests/requirements.in -o tests/requirements.txt
+
+clean: ## removes what make left in this folder
+	@rm -rf $(VENV) dist .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
