@@ -1,0 +1,344 @@
+"""The typed facts that flow through one pass: Pods, task instances, answers, findings.
+
+Everything here is frozen and knows neither I/O nor clocks. Times that Kubernetes or Airflow wrote are seconds since the
+epoch, in *their* clock; times of our own (`sent`) are seconds of `time.monotonic()`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import UNSET, Struct, UnsetType
+
+STAMP_LABEL = "kpo-healer.io/airflow"
+"""Label that names the Airflow a Pod belongs to; set by a `pod_mutation_hook` where several share a namespace."""
+
+PROTECT_ANNOTATION = "kpo-healer.io/protect"
+"""Annotation by which a user takes one Pod out of the healer's hands: `"true"`."""
+
+POD_SELECTOR = "kubernetes_pod_operator=True,!airflow-worker,!kubernetes_executor,!spark_kubernetes_operator"
+"""Server-side selector of every LIST and WATCH. What is outside it is never touched, whatever its labels say."""
+
+
+class Action(StrEnum):
+    """What the policy wants done with a Pod of a given reason."""
+
+    KEEP = "keep"
+    REPORT = "report"
+    DELETE = "delete"
+
+
+class Block(StrEnum):
+    """The three blocks of the rules, in the order in which they are tried."""
+
+    NOT_OURS = "not ours to touch"
+    NOT_KNOWN = "not known"
+    KNOWN = "known"
+
+
+class Reason(StrEnum):
+    """Why a Pod is kept, reported or deleted. The members, in order, are the rule table of the docs.
+
+    Each member carries its block, the action taken by default, the rows of the decision table it rests on (D-numbers,
+    docs/rules.md) and the sentence that says when it applies. The first one that matches wins.
+    """
+
+    block: Block
+    action: Action
+    sources: tuple[str, ...]
+    when: str
+
+    def __new__(cls, value: str, block: Block, action: Action, sources: str, when: str) -> Reason:
+        """Make a `str` member that carries its row of the table."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.block, member.action, member.sources, member.when = block, action, tuple(sources.split()), when
+        member.__doc__ = when
+        return member
+
+    TERMINATING = "terminating", Block.NOT_OURS, Action.KEEP, "", "deletionTimestamp is set"
+    PROTECTED = "protected", Block.NOT_OURS, Action.KEEP, "", 'annotation kpo-healer.io/protect is "true"'
+    OWNED = (
+        "owned",
+        Block.NOT_OURS,
+        Action.KEEP,
+        "D24",
+        "it has a controller ownerReference (Pods of Jobs carry the same labels)",
+    )
+    LABELS_MISSING = (
+        "labels-missing",
+        Block.NOT_OURS,
+        Action.KEEP,
+        "D18",
+        "dag_id, task_id, run_id or try_number is missing or malformed, or map_index is malformed",
+    )
+    PHASE_UNKNOWN = "phase-unknown", Block.NOT_OURS, Action.KEEP, "D23", "the phase is Unknown (lost node) or missing"
+
+    AIRFLOW_UNKNOWN = (
+        "airflow-unknown",
+        Block.NOT_KNOWN,
+        Action.KEEP,
+        "D1",
+        "Airflow gave no full, positive answer: an error, a timeout, a refusal, a partial or unparsable answer, "
+        "a row without state, try or operator, an identity source that failed",
+    )
+    RUN_DELETED = (
+        "run-deleted",
+        Block.NOT_KNOWN,
+        Action.REPORT,
+        "D19",
+        "the run is proven absent while its DAG exists",
+    )
+    ABSENT = (
+        "absent",
+        Block.NOT_KNOWN,
+        Action.KEEP,
+        "D18 D21",
+        "Airflow does not know the DAG or the task instance: proves nothing",
+    )
+    LABELS_AMBIGUOUS = (
+        "labels-ambiguous",
+        Block.NOT_KNOWN,
+        Action.KEEP,
+        "D20 D22",
+        "several task instances match the labels, or a label can't be resolved to an id",
+    )
+    FOREIGN_OPERATOR = (
+        "foreign-operator",
+        Block.NOT_KNOWN,
+        Action.KEEP,
+        "D24",
+        "the task instance's operator runs Jobs, or is named in policy.foreignOperators",
+    )
+    ELSEWHERE = (
+        "elsewhere",
+        Block.NOT_KNOWN,
+        Action.KEEP,
+        "D21",
+        "the task instance's rendered namespace is another one than the Pod's",
+    )
+    UNEXPECTED_STATE = (
+        "unexpected-state",
+        Block.NOT_KNOWN,
+        Action.KEEP,
+        "D12",
+        "up_for_reschedule, awaiting_input, or a state this version does not know",
+    )
+
+    TRY_AHEAD = "try-ahead", Block.KNOWN, Action.KEEP, "D16", "L > T"
+    IN_USE = "in-use", Block.KNOWN, Action.KEEP, "D2 D8 D9", "L = T; running, deferred, scheduled or queued"
+    REATTACHED = "reattached", Block.KNOWN, Action.KEEP, "D3", "L < T; running or deferred; Airflow names this Pod"
+    KEPT = (
+        "kept",
+        Block.KNOWN,
+        Action.DELETE,
+        "D7",
+        "checked and done: KPO is through with it, its search skips it for ever",
+    )
+    ABANDONED = (
+        "abandoned",
+        Block.KNOWN,
+        Action.REPORT,
+        "D6",
+        "checked and active: KPO gave up on it (or a user set the label)",
+    )
+    ADOPTABLE = (
+        "adoptable",
+        Block.KNOWN,
+        Action.KEEP,
+        "D10 D11",
+        "between tries (up_for_retry, none, restarting; scheduled or queued with L < T): the next try takes it over",
+    )
+    SUPERSEDED = (
+        "superseded",
+        Block.KNOWN,
+        Action.DELETE,
+        "D4",
+        "L < T; running or deferred; no source names this Pod and one names a living sibling of a later try",
+    )
+    ADOPTION_UNKNOWN = (
+        "adoption-unknown",
+        Block.KNOWN,
+        Action.KEEP,
+        "D5",
+        "L < T; running or deferred; nothing proves which Pod is in use",
+    )
+    TASK_REMOVED = (
+        "task-removed",
+        Block.KNOWN,
+        Action.REPORT,
+        "D17",
+        "the task was removed from its DAG (and may be restored)",
+    )
+    OTHER_POD = (
+        "other-pod",
+        Block.KNOWN,
+        Action.KEEP,
+        "D13",
+        "ended, L = T, active, and Airflow names another Pod: another Airflow with the same ids, a copy, forged labels",
+    )
+    POSTDATES = (
+        "postdates",
+        Block.KNOWN,
+        Action.KEEP,
+        "D13",
+        "ended, and the Pod was created more than 10 minutes after the task instance's end",
+    )
+    ORPHANED = "orphaned", Block.KNOWN, Action.DELETE, "D13 D15", "ended, L <= T, active"
+    FINISHED = "finished", Block.KNOWN, Action.DELETE, "D14", "ended, L <= T, done"
+
+
+ACTING = tuple(reason for reason in Reason if reason.action is not Action.KEEP)
+"""The reasons whose action a policy may set; all others keep, always."""
+
+
+class Labels(Struct, frozen=True, gc=False):
+    """The KPO labels as they stand on the Pod: strings, or None where absent."""
+
+    dag_id: str | None = None
+    task_id: str | None = None
+    run_id: str | None = None
+    map_index: str | None = None
+    try_number: str | None = None
+
+
+class LabelKey(Struct, frozen=True, gc=False):
+    """The labels, parsed: which task instance they point at. `map_index` is -1 where the task is not mapped."""
+
+    dag_id: str
+    task_id: str
+    run_id: str
+    map_index: int
+    try_number: int
+
+    @property
+    def same_task(self) -> tuple[str, str, str, int]:
+        """Everything but the try: equal for all Pods of one task instance."""
+        return self.dag_id, self.task_id, self.run_id, self.map_index
+
+
+class Container(Struct, frozen=True, gc=False):
+    """A container of the Pod's spec, and how it ended if it did."""
+
+    name: str
+    terminated: bool = False
+    exit_code: int | None = None
+    finished_at: float | None = None
+
+
+class Pod(Struct, frozen=True, gc=False):
+    """What the healer knows of a Pod: never its env, args or volumes."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    created: float | None
+    phase: str
+    labels: Labels
+    containers: tuple[Container, ...] = ()
+    terminating: bool = False
+    protected: bool = False
+    owned: bool = False
+    checked: bool = False
+    restart_never: bool = True
+    stamp: str | None = None
+    cpu_cores: float = 0.0
+    memory_bytes: float = 0.0
+
+    def __str__(self) -> str:
+        """`namespace/name`, as kubectl users write it."""
+        return f"{self.namespace}/{self.name}"
+
+
+class TaskInstance(Struct, frozen=True):
+    """One row of Airflow's answer. What the row lacked is UNSET; a null state is a cleared task instance."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    id: str | None = None
+    state: str | UnsetType | None = UNSET
+    try_number: int | None = None
+    operator: str | None = None
+    start_date: float | None = None
+    end_date: float | None = None
+    base_container: str | None = None
+    namespace: str | None = None
+
+
+class Identity(Struct, frozen=True):
+    """Which Pods Airflow itself names for a task instance, as (namespace or None, name).
+
+    `failed` says which source could not be read; a source that has no answer (404) or that we may not read (403) is
+    simply not among them.
+    """
+
+    named: frozenset[tuple[str | None, str]] = frozenset()
+    failed: str | None = None
+
+    def names(self, pod: Pod) -> bool:
+        """Whether any source names this Pod."""
+        return (pod.namespace, pod.name) in self.named or (None, pod.name) in self.named
+
+    def names_another(self, pod: Pod) -> bool:
+        """Whether a source names a Pod, and none names this one."""
+        return bool(self.named) and not self.names(pod)
+
+
+class Answer(Struct, frozen=True):
+    """What Airflow knows of one Pod. `sent` is when the oldest request behind it was sent (monotonic seconds)."""
+
+    sent: float
+
+
+class Unknown(Answer, frozen=True):
+    """No full, positive answer."""
+
+    why: str
+
+
+class RunDeleted(Answer, frozen=True):
+    """The run is proven absent (its own 404) while its DAG exists (its own 200)."""
+
+    dag_id: str
+    run_id: str
+
+
+class Absent(Answer, frozen=True):
+    """Airflow does not know it, which proves nothing."""
+
+    why: str
+
+
+class Ambiguous(Answer, frozen=True):
+    """More than one task instance fits the labels, or a label can't be resolved."""
+
+    why: str
+
+
+class Known(Answer, frozen=True):
+    """Exactly one task instance fits. `identity` is None where it was not asked; `sibling` is the freshly read Pod that
+    Airflow names instead of this one, None where there is none or it was not needed."""
+
+    task: TaskInstance
+    identity: Identity | None = None
+    sibling: Pod | None = None
+
+
+class Finding(Struct, frozen=True):
+    """The judgement on one Pod: the reason and its proof in one sentence."""
+
+    reason: Reason
+    detail: str
+    task: TaskInstance | None = None
+
+
+class Withheld(StrEnum):
+    """Why a Pod that the policy would act on is not acted on now."""
+
+    REPORT_MODE = "report-mode"
+    NOT_DUE = "not-due"
+    BREAKER = "breaker"
+    RATE = "rate"
