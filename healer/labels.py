@@ -1,0 +1,108 @@
+"""The label contract of KubernetesPodOperator, both ways: from an id to its label, and from a label back to ids.
+
+A label is lossy. What Kubernetes does not allow is removed, and an id that was changed or is longer than 63 characters
+gets the first nine hex digits of its MD5 as a tail. So a label is compared by computing the label of an id that Airflow
+itself gave, tail included, and never by guessing; where more than one id fits, nothing is known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from hashlib import md5
+from string import ascii_letters, digits
+
+from healer.model import LabelKey, Labels
+
+MAX_LABEL = 63
+HASH_LENGTH = 9
+MAX_PREFIX = MAX_LABEL - HASH_LENGTH - 1
+"""How much of an id stands before the hash: 53 characters."""
+
+_UNSAFE = re.compile(r"^[^a-z0-9A-Z]*|[^a-zA-Z0-9_\-\.]|[^a-z0-9A-Z]*$")
+_HASHED = re.compile(r"-[0-9a-f]{9}\Z")
+_COUNT = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
+_ISO_TIME = re.compile(r"(.*?[0-9]{4}-[0-9]{2}-[0-9]{2}T)([0-9]{2})([0-9]{2})([0-9]{2})(.*)", re.DOTALL)
+_FRACTION = re.compile(r"\.(?:[0-9]{6}|[0-9]{3})")
+_OFFSET = re.compile(r"(-?)([0-9]{2})([0-9]{2})")
+
+
+def safe_label(value: str) -> str:
+    """Return the label value that KubernetesPodOperator writes for an id.
+
+    The same as the provider's `make_safe_label_value`, which has not changed from 7.4 to 10.25 (nor has core's copy of it
+    for older ones).
+    """
+    safe = _UNSAFE.sub("", value)
+    if len(safe) <= MAX_LABEL and safe == value:
+        return safe
+    digest = md5(value.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+    return f"{safe[:MAX_PREFIX]}-{digest[:HASH_LENGTH]}"
+
+
+def may_be_hashed(label: str) -> bool:
+    """Whether the label may stand for another id than itself. Where it may not, it certainly is the id."""
+    return _HASHED.search(label) is not None
+
+
+def matching(label: str, ids: Iterable[str]) -> list[str]:
+    """Return the distinct ids whose label this is, in the order given."""
+    return [raw for raw in dict.fromkeys(ids) if safe_label(raw) == label]
+
+
+def invert_run_id(label: str) -> str | None:
+    """Return the run id with an ISO time in it that this label was made from, or None.
+
+    Airflow's own run ids (`scheduled__2026-01-01T00:00:00+00:00`) lose only `:` and `+`, so they can be written back and
+    proven by the hash, also when one character was cut off. Whatever can't be proven, or is proven twice, is None.
+    """
+    if not may_be_hashed(label):
+        return None
+    stripped = label[: -HASH_LENGTH - 1]
+    found = matching(label, _iso_candidates(stripped))
+    if not found and len(stripped) == MAX_PREFIX:
+        found = matching(label, (c for last in ascii_letters + digits for c in _iso_candidates(stripped + last)))
+    return found[0] if len(found) == 1 else None
+
+
+def _iso_candidates(stripped: str) -> Iterator[str]:
+    """Yield the run ids with an ISO time that would be stripped to this."""
+    parts = _ISO_TIME.fullmatch(stripped)
+    if parts is None:
+        return
+    date, hour, minute, second, rest = parts.groups()
+    fraction = _FRACTION.match(rest)
+    for cut in {0, fraction.end() if fraction else 0}:
+        for zone in _zones(rest[cut:]):
+            yield f"{date}{hour}:{minute}:{second}{rest[:cut]}{zone}"
+
+
+def _zones(rest: str) -> Iterator[str]:
+    """Yield what may have stood after the seconds: with `+HH:MM`, with `-HH:MM`, or unchanged (`Z`, nothing)."""
+    yield rest
+    offset = _OFFSET.match(rest)
+    if offset is not None:
+        sign, hours, minutes = offset.groups()
+        yield f"{sign or '+'}{hours}:{minutes}{rest[offset.end() :]}"
+
+
+def parse(labels: Labels) -> LabelKey | str:
+    """Return the task instance and try that the labels point at, or a sentence that says what is wrong with them."""
+    for name in ("dag_id", "task_id", "run_id", "try_number"):
+        if not getattr(labels, name):
+            return f"label {name} is missing"
+    if not _is_count(labels.try_number) or int(labels.try_number or 0) < 1:
+        return f"label try_number is {labels.try_number!r}, not a number from 1"
+    if labels.map_index is not None and not _is_count(labels.map_index):
+        return f"label map_index is {labels.map_index!r}, not a number from 0"
+    return LabelKey(
+        dag_id=labels.dag_id or "",
+        task_id=labels.task_id or "",
+        run_id=labels.run_id or "",
+        map_index=-1 if labels.map_index is None else int(labels.map_index),
+        try_number=int(labels.try_number or 0),
+    )
+
+
+def _is_count(text: str | None) -> bool:
+    return text is not None and _COUNT.fullmatch(text) is not None
