@@ -23,15 +23,15 @@ _UNSAFE = re.compile(r"^[^a-z0-9A-Z]*|[^a-zA-Z0-9_\-\.]|[^a-z0-9A-Z]*$")
 _HASHED = re.compile(r"-[0-9a-f]{9}\Z")
 _COUNT = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 _ISO_TIME = re.compile(r"(.*?[0-9]{4}-[0-9]{2}-[0-9]{2}T)([0-9]{2})([0-9]{2})([0-9]{2})(.*)", re.DOTALL)
-_FRACTION = re.compile(r"\.(?:[0-9]{6}|[0-9]{3})")
+_FRACTIONS = (re.compile(r"\.[0-9]{6}"), re.compile(r"\.[0-9]{3}"), re.compile(""))
 _OFFSET = re.compile(r"(-?)([0-9]{2})([0-9]{2})")
 
 
 def safe_label(value: str) -> str:
     """Return the label value that KubernetesPodOperator writes for an id.
 
-    The same as the provider's `make_safe_label_value`, which has not changed from 7.4 to 10.25 (nor has core's copy of it
-    for older ones).
+    The same as the provider's `make_safe_label_value`, which has not changed from 7.4 to 10.25 (nor has the copy in
+    Airflow's core that older ones use).
     """
     safe = _UNSAFE.sub("", value)
     if len(safe) <= MAX_LABEL and safe == value:
@@ -53,8 +53,8 @@ def matching(label: str, ids: Iterable[str]) -> list[str]:
 def invert_run_id(label: str) -> str | None:
     """Return the run id with an ISO time in it that this label was made from, or None.
 
-    Airflow's own run ids (`scheduled__2026-01-01T00:00:00+00:00`) lose only `:` and `+`, so they can be written back and
-    proven by the hash, also when one character was cut off. Whatever can't be proven, or is proven twice, is None.
+    Airflow's own run ids (`scheduled__2026-01-01T00:00:00+00:00`) lose only `:` and `+`, so they can be written back
+    and proven by the hash, also when one character was cut off. Whatever can't be proven, or is proven twice, is None.
     """
     if not may_be_hashed(label):
         return None
@@ -71,10 +71,9 @@ def _iso_candidates(stripped: str) -> Iterator[str]:
     if parts is None:
         return
     date, hour, minute, second, rest = parts.groups()
-    fraction = _FRACTION.match(rest)
-    for cut in {0, fraction.end() if fraction else 0}:
-        for zone in _zones(rest[cut:]):
-            yield f"{date}{hour}:{minute}:{second}{rest[:cut]}{zone}"
+    for fraction in filter(None, (pattern.match(rest) for pattern in _FRACTIONS)):
+        for zone in _zones(rest[fraction.end() :]):
+            yield f"{date}{hour}:{minute}:{second}{fraction[0]}{zone}"
 
 
 def _zones(rest: str) -> Iterator[str]:
