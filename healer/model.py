@@ -79,7 +79,7 @@ class Reason(StrEnum):
         Block.NOT_KNOWN,
         Action.KEEP,
         "D1",
-        "Airflow gave no full, positive answer: an error, a timeout, a refusal, a partial or unparsable answer, "
+        "no full, positive answer: an error, a refusal, a partial or unparsable answer, "  # noqa: ISC004
         "a row without state, try or operator, an identity source that failed",
     )
     RUN_DELETED = (
@@ -319,12 +319,12 @@ class Ambiguous(Answer, frozen=True):
 
 
 class Known(Answer, frozen=True):
-    """Exactly one task instance fits. `identity` is None where it was not asked; `sibling` is the freshly read Pod that
-    Airflow names instead of this one, None where there is none or it was not needed."""
+    """Exactly one task instance fits. `identity` is None where it was not asked; `siblings` are the Pods, freshly read,
+    that Airflow names instead of this one (read only where a rule needs them)."""
 
     task: TaskInstance
     identity: Identity | None = None
-    sibling: Pod | None = None
+    siblings: tuple[Pod, ...] = ()
 
 
 class Finding(Struct, frozen=True):

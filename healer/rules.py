@@ -1,0 +1,411 @@
+"""The rules: one pure, timeless function from a Pod and Airflow's answer to a finding.
+
+`judge` is used for the first look and for the confirmation alike, so the two can't drift. The rules stand in `RULES` in
+the order in which they are tried; the first that matches wins. Each has a predicate and the facts it looked at, so that
+`trace` can say of every rule why it did or did not match.
+
+Words: L is the try on the Pod's label, T the task instance's. *Done*: the base container has terminated and is never
+restarted, or the phase is Succeeded or Failed; *active*: anything else. *Checked*: KPO set `already_checked`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+from msgspec import UNSET, Struct
+
+from healer.labels import parse, safe_label
+from healer.model import (
+    Absent,
+    Ambiguous,
+    Answer,
+    Container,
+    Finding,
+    Known,
+    LabelKey,
+    Pod,
+    Reason,
+    RunDeleted,
+    TaskInstance,
+    Unknown,
+)
+
+ENDED = frozenset({"success", "failed", "skipped", "upstream_failed"})
+"""States after which no try adopts a Pod (D13, D14)."""
+
+HELD = frozenset({"running", "deferred"})
+"""States in which the current try holds some Pod (D2-D5, D8)."""
+
+WAITING = frozenset({"scheduled", "queued"})
+"""States of a hand-over (L = T, D9) or of a try that has not begun (L < T, D10)."""
+
+BETWEEN = frozenset({"up_for_retry", "restarting", None})
+"""States between two tries: the next one takes the Pod over (D11). None is a cleared task instance."""
+
+REMOVED = "removed"
+
+JOB_OPERATORS = frozenset(
+    {"KubernetesJobOperator", "KubernetesStartKueueJobOperator", "GKEStartJobOperator", "GKEStartKueueJobOperator"}
+)
+"""Operators whose Pods carry KPO's labels but belong to a Job that goes on after the task's success (D24)."""
+
+POSTDATE_TOLERANCE = 600.0
+"""Seconds by which worker and API server clocks may differ before a Pod made after the task's end is not its Pod."""
+
+DEFAULT_BASE = "base"
+"""KPO's default `base_container_name`."""
+
+
+class Terms(Struct, frozen=True):
+    """What the policy adds to the rules: more foreign operators, and `grace` in seconds (age gap of a sibling)."""
+
+    foreign_operators: frozenset[str] = frozenset()
+    grace: float = 120.0
+
+
+class Step(Struct, frozen=True):
+    """One rule as it was tried."""
+
+    reason: Reason
+    matched: bool
+    why: str
+
+
+class Case(Struct, frozen=True):
+    """A Pod and its answer, with what the rules ask for again and again."""
+
+    pod: Pod
+    answer: Answer
+    terms: Terms
+    key: LabelKey | str
+
+    @property
+    def known(self) -> Known:
+        """The answer, in the block where it is known to be full."""
+        assert isinstance(self.answer, Known)  # noqa: S101 - the rules before this block have seen to it
+        return self.answer
+
+    @property
+    def label_try(self) -> int:
+        """L."""
+        return self.key.try_number if isinstance(self.key, LabelKey) else 0
+
+    @property
+    def task_try(self) -> int:
+        """T. Airflow 2.10 and later count a try when it is scheduled, so the number needs no correction."""
+        return self.known.task.try_number or 0
+
+    @property
+    def held(self) -> bool:
+        """An earlier try's Pod while the task instance holds one: L < T, running or deferred."""
+        return self.known.task.state in HELD and self.label_try < self.task_try
+
+    @property
+    def ended(self) -> bool:
+        """The task instance has ended and the Pod is of this try or an earlier one."""
+        return self.known.task.state in ENDED and self.label_try <= self.task_try
+
+    @property
+    def done(self) -> bool:
+        """The Pod's work is over."""
+        return is_done(self.pod, base_name(self.known.task))
+
+
+def judge(pod: Pod, answer: Answer, terms: Terms | None = None) -> Finding:
+    """Return the finding for a Pod: the first rule that matches, and its proof in one sentence. Never raises."""
+    case = Case(pod, answer, terms or Terms(), parse(pod.labels))
+    task = answer.task if isinstance(answer, Known) else None
+    for reason, matches, facts in RULES:
+        if matches(case):
+            return Finding(reason, facts(case), task)
+    return Finding(Reason.UNEXPECTED_STATE, "no rule covers this combination", task)
+
+
+def trace(pod: Pod, answer: Answer, terms: Terms | None = None) -> Iterator[Step]:
+    """Yield every rule tried, in order, up to the one that matches, with the facts that decided it."""
+    case = Case(pod, answer, terms or Terms(), parse(pod.labels))
+    for reason, matches, facts in RULES:
+        matched = matches(case)
+        yield Step(reason, matched, facts(case))
+        if matched:
+            return
+
+
+def untouchable(pod: Pod) -> bool:
+    """Whether the Pod alone decides, so that Airflow need not be asked."""
+    case = Case(pod, Unknown(0.0, ""), Terms(), parse(pod.labels))
+    return any(matches(case) for _, matches, _ in _OF_THE_POD)
+
+
+def base_name(task: TaskInstance | None) -> str:
+    """Return the name of the container whose end is the Pod's end."""
+    return (task.base_container if task else None) or DEFAULT_BASE
+
+
+def base_of(pod: Pod, name: str) -> Container | None:
+    """Return the Pod's base container, None if it has none of that name (then only the phase decides)."""
+    return next((container for container in pod.containers if container.name == name), None)
+
+
+def is_done(pod: Pod, base: str) -> bool:
+    """Whether the Pod's work is over: phase Succeeded or Failed, or its base container ended for good."""
+    if pod.phase in {"Succeeded", "Failed"}:
+        return True
+    container = base_of(pod, base)
+    return container is not None and container.terminated and pod.restart_never
+
+
+def needs_identity(pod: Pod, task: TaskInstance) -> bool:
+    """Whether a rule wants to know which Pod Airflow itself names: adopted? superseded? a copy of the real one?"""
+    key = parse(pod.labels)
+    if isinstance(key, str) or task.try_number is None or task.operator in JOB_OPERATORS:
+        return False
+    if task.state in HELD:
+        return key.try_number < task.try_number
+    return task.state in ENDED and key.try_number == task.try_number and not is_done(pod, base_name(task))
+
+
+def needs_siblings(pod: Pod, answer: Answer) -> bool:
+    """Whether the Pods that Airflow names instead must be read, to tell `superseded` from `adoption-unknown`."""
+    if not isinstance(answer, Known) or answer.identity is None or answer.identity.failed is not None:
+        return False
+    return answer.task.state in HELD and answer.identity.names_another(pod) and needs_identity(pod, answer.task)
+
+
+def replaces(sibling: Pod, case: Case) -> bool:
+    """Whether this Pod is the living one of a later try that took the judged Pod's place (D4)."""
+    pod, key, other = case.pod, case.key, parse(sibling.labels)
+    if isinstance(key, str) or isinstance(other, str) or sibling.uid == pod.uid:
+        return False
+    if sibling.terminating or sibling.checked or sibling.owned or not _named(sibling, case):
+        return False
+    if sibling.created is None or pod.created is None or sibling.created - pod.created < case.terms.grace:
+        return False
+    return key.same_task == other.same_task and key.try_number < other.try_number <= case.task_try
+
+
+def rule_table() -> str:
+    """Return the table of all rules in Markdown, as the docs show it."""
+    lines = ["| reason | when | action by default | rests on |", "| --- | --- | --- | --- |"]
+    for block in dict.fromkeys(reason.block for reason in Reason):
+        lines.append(f"| *{block}* | | | |")
+        lines += [
+            f"| `{reason}` | {reason.when} | {reason.action} | {' '.join(reason.sources)} |"
+            for reason in Reason
+            if reason.block is block
+        ]
+    return "\n".join(lines)
+
+
+# --- block 1: not ours to touch ---------------------------------------------------------------------------------------
+
+
+def _malformed(case: Case) -> str:
+    return case.key if isinstance(case.key, str) else "all labels are well-formed"
+
+
+# --- block 2: not known -----------------------------------------------------------------------------------------------
+
+
+def _what_is_missing(case: Case) -> str | None:
+    """Return why the answer is not full and positive, None if it is."""
+    answer = case.answer
+    if isinstance(answer, Unknown):
+        return answer.why
+    if not isinstance(answer, Known):
+        return None
+    task = answer.task
+    if not _fits(case.key, task):
+        return "Airflow's row is about another task instance than the labels"
+    if task.state is UNSET or task.try_number is None or not task.operator:
+        return "Airflow's row lacks its state, try or operator"
+    return _identity_missing(case.pod, answer)
+
+
+def _identity_missing(pod: Pod, answer: Known) -> str | None:
+    if answer.identity is None:
+        return "Airflow was not asked which Pod is in use" if needs_identity(pod, answer.task) else None
+    return answer.identity.failed
+
+
+def _fits(key: LabelKey | str, task: TaskInstance) -> bool:
+    """Whether the labels are those of this task instance: each computed anew, hash included."""
+    return (
+        isinstance(key, LabelKey)
+        and key.map_index == task.map_index
+        and safe_label(task.dag_id) == key.dag_id
+        and safe_label(task.task_id) == key.task_id
+        and safe_label(task.run_id) == key.run_id
+    )
+
+
+def _why_not_known(case: Case) -> str:
+    return _what_is_missing(case) or "Airflow's answer is full"
+
+
+def _absence(case: Case) -> str:
+    answer = case.answer
+    if isinstance(answer, RunDeleted):
+        return f"DAG {answer.dag_id!r} exists and its run {answer.run_id!r} does not"
+    if isinstance(answer, Absent | Ambiguous):
+        return answer.why
+    return "Airflow knows the task instance"
+
+
+def _foreign(case: Case) -> bool:
+    return case.known.task.operator in JOB_OPERATORS | case.terms.foreign_operators
+
+
+def _elsewhere(case: Case) -> bool:
+    return case.known.task.namespace not in {None, "", case.pod.namespace}
+
+
+def _namespaces(case: Case) -> str:
+    return f"rendered namespace {case.known.task.namespace or 'not known'}, the Pod's is {case.pod.namespace}"
+
+
+def _unexpected(case: Case) -> bool:
+    return case.known.task.state not in ENDED | HELD | WAITING | BETWEEN | {REMOVED}
+
+
+# --- block 3: known ---------------------------------------------------------------------------------------------------
+
+
+def _adoptable(case: Case) -> bool:
+    state = case.known.task.state
+    return state in BETWEEN or (state in WAITING and case.label_try < case.task_try)
+
+
+def _in_use(case: Case) -> bool:
+    return case.label_try == case.task_try and case.known.task.state in HELD | WAITING
+
+
+def _names_this(case: Case) -> bool:
+    identity = case.known.identity
+    return identity is not None and identity.names(case.pod)
+
+
+def _names_another(case: Case) -> bool:
+    identity = case.known.identity
+    return identity is not None and identity.names_another(case.pod)
+
+
+def _named(sibling: Pod, case: Case) -> bool:
+    identity = case.known.identity
+    return identity is not None and identity.names(sibling)
+
+
+def _superseded(case: Case) -> bool:
+    return case.held and _names_another(case) and any(replaces(sibling, case) for sibling in case.known.siblings)
+
+
+def _postdates(case: Case) -> bool:
+    created, end = case.pod.created, case.known.task.end_date
+    return case.ended and created is not None and end is not None and created - end > POSTDATE_TOLERANCE
+
+
+def _tries(case: Case) -> str:
+    state = case.known.task.state
+    return f"task instance is {state or 'none (cleared)'} at try {case.task_try}, the Pod is of try {case.label_try}"
+
+
+def _tries_and_work(case: Case) -> str:
+    return f"{_tries(case)}, {_work(case)}"
+
+
+def _work(case: Case) -> str:
+    base = base_of(case.pod, base_name(case.known.task))
+    what = f"phase {case.pod.phase}"
+    if base is not None and base.terminated:
+        what += f", container {base.name} ended with exit code {base.exit_code}"
+    return f"{'done' if case.done else 'active'} ({what}), {'checked' if case.pod.checked else 'not checked'} by KPO"
+
+
+def _identity(case: Case) -> str:
+    identity = case.known.identity
+    if identity is None:
+        return f"{_tries(case)}; not asked which Pod is in use"
+    names = ", ".join(sorted(f"{namespace or '*'}/{name}" for namespace, name in identity.named))
+    return f"{_tries(case)}; Airflow names {names or 'no Pod'}"
+
+
+def _siblings(case: Case) -> str:
+    living = [str(sibling) for sibling in case.known.siblings if replaces(sibling, case)]
+    return f"{_identity(case)}; {'living sibling ' + living[0] if living else 'no living sibling of a later try'}"
+
+
+def _times(case: Case) -> str:
+    return (
+        f"the task instance ended {_rfc3339(case.known.task.end_date)}, the Pod was made {_rfc3339(case.pod.created)}"
+    )
+
+
+def _ended_and_work(case: Case) -> str:
+    return f"{_tries_and_work(case)}; ended {_rfc3339(case.known.task.end_date)}"
+
+
+def _rfc3339(seconds: float | None) -> str:
+    if seconds is None:
+        return "at a time not known"
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (OverflowError, OSError, ValueError):
+        return "at an impossible time"
+
+
+Predicate = Callable[[Case], bool]
+Facts = Callable[[Case], str]
+
+_OF_THE_POD: tuple[tuple[Reason, Predicate, Facts], ...] = (
+    (
+        Reason.TERMINATING,
+        lambda case: case.pod.terminating,
+        lambda case: f"deletionTimestamp is {'set' if case.pod.terminating else 'not set'}",
+    ),
+    (
+        Reason.PROTECTED,
+        lambda case: case.pod.protected,
+        lambda case: f"the protect annotation is {'set' if case.pod.protected else 'not set'}",
+    ),
+    (
+        Reason.OWNED,
+        lambda case: case.pod.owned,
+        lambda case: f"it has {'a' if case.pod.owned else 'no'} controller ownerReference",
+    ),
+    (Reason.LABELS_MISSING, lambda case: isinstance(case.key, str), _malformed),
+    (
+        Reason.PHASE_UNKNOWN,
+        lambda case: case.pod.phase not in {"Pending", "Running", "Succeeded", "Failed"},
+        lambda case: f"phase {case.pod.phase or 'missing'}",
+    ),
+)
+
+RULES: tuple[tuple[Reason, Predicate, Facts], ...] = (
+    *_OF_THE_POD,
+    (Reason.AIRFLOW_UNKNOWN, lambda case: _what_is_missing(case) is not None, _why_not_known),
+    (Reason.RUN_DELETED, lambda case: isinstance(case.answer, RunDeleted), _absence),
+    (Reason.ABSENT, lambda case: isinstance(case.answer, Absent), _absence),
+    (Reason.LABELS_AMBIGUOUS, lambda case: not isinstance(case.answer, Known), _absence),
+    (Reason.FOREIGN_OPERATOR, _foreign, lambda case: f"operator {case.known.task.operator}"),
+    (Reason.ELSEWHERE, _elsewhere, _namespaces),
+    (Reason.UNEXPECTED_STATE, _unexpected, lambda case: f"state {case.known.task.state or 'none'}"),
+    (Reason.TRY_AHEAD, lambda case: case.label_try > case.task_try, _tries),
+    (Reason.IN_USE, _in_use, _tries),
+    (Reason.REATTACHED, lambda case: case.held and _names_this(case), _identity),
+    (Reason.KEPT, lambda case: case.pod.checked and case.done, _tries_and_work),
+    (Reason.ABANDONED, lambda case: case.pod.checked and not case.done, _tries_and_work),
+    (Reason.ADOPTABLE, _adoptable, _tries),
+    (Reason.SUPERSEDED, _superseded, _siblings),
+    (Reason.ADOPTION_UNKNOWN, lambda case: case.held, _siblings),
+    (Reason.TASK_REMOVED, lambda case: case.known.task.state == REMOVED, _tries_and_work),
+    (
+        Reason.OTHER_POD,
+        lambda case: case.ended and case.label_try == case.task_try and not case.done and _names_another(case),
+        _identity,
+    ),
+    (Reason.POSTDATES, _postdates, _times),
+    (Reason.ORPHANED, lambda case: case.ended and not case.done, _ended_and_work),
+    (Reason.FINISHED, lambda case: case.ended and case.done, _ended_and_work),
+)
+"""All rules in the order in which they are tried: the same order as the members of `Reason`."""
