@@ -1,0 +1,36 @@
+"""What the user sets: one YAML file, flags and environment, checked before anything else happens.
+
+Keys are camelCase as in Kubernetes, durations are written `30s`, `10m`, `1h30m`, `500ms` and are float seconds inside.
+A flag wins over its environment variable, which wins over the file. Whatever is wrong is a `ConfigError` whose text
+names the key, its place and what to do.
+"""
+
+from __future__ import annotations
+
+from healer.config.advice import warnings
+from healer.config.fields import LogFormat, LogLevel, Mode, Ownership, listen_address, parse_duration
+from healer.config.load import ConfigError, load
+from healer.config.models import AirflowConfig, Breaker, Config, Limits, Log, Policy, Retention
+from healer.config.settings import Setting, Twin, settings
+
+__all__ = [
+    "AirflowConfig",
+    "Breaker",
+    "Config",
+    "ConfigError",
+    "Limits",
+    "Log",
+    "LogFormat",
+    "LogLevel",
+    "Mode",
+    "Ownership",
+    "Policy",
+    "Retention",
+    "Setting",
+    "Twin",
+    "listen_address",
+    "load",
+    "parse_duration",
+    "settings",
+    "warnings",
+]

@@ -1,0 +1,185 @@
+"""The values that keys may have, each with the sentence that says what is wrong with another one.
+
+The checks raise ValueError, as pydantic wants it; `load` turns these into one line per problem.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator
+
+from healer.model import ACTING, Action, Reason
+
+LONGEST = 10 * 365 * 86400.0
+"""No duration is longer (seconds): the platform's own waits overflow not far above it."""
+
+_UNITS = MappingProxyType({"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0})
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h))+", re.ASCII)
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
+_NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+
+
+class Mode(StrEnum):
+    """Whether the healer deletes."""
+
+    REPORT = "report"
+    ENFORCE = "enforce"
+
+
+class Ownership(StrEnum):
+    """Which Pods of its namespaces are an Airflow's."""
+
+    EXCLUSIVE = "exclusive"
+    STAMPED = "stamped"
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+class LogLevel(StrEnum):
+    """The least severe log lines that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of `30s`, `10m`, `24h`, `1h30m`, `500ms`, `0s`.
+
+    A float is taken as seconds already: it comes from code. Raises ValueError with a sentence for anything else.
+    """
+    if isinstance(value, str) and _DURATION.fullmatch(value):
+        return _bounded(sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value)))
+    if isinstance(value, float) and value >= 0:
+        return _bounded(value)
+    unit = ": it has no unit" if isinstance(value, int) and not isinstance(value, bool) else ""
+    raise ValueError(f"{value!r} is not a duration{unit}: write one like 30s, 10m, 24h, 1h30m or 500ms")
+
+
+def _bounded(seconds: float) -> float:
+    if seconds > LONGEST:
+        raise ValueError("is longer than ten years: write a shorter duration")
+    return seconds
+
+
+def _positive(seconds: float) -> float:
+    if seconds <= 0:
+        raise ValueError("must be longer than 0s")
+    return seconds
+
+
+def _namespace(value: str) -> str:
+    if not _NAMESPACE.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is not a namespace's name: write it exactly, without wildcards "
+            "(lower-case letters, digits and -, at most 63 characters)"
+        )
+    return value
+
+
+def _airflow_name(value: str) -> str:
+    if not _LABEL_VALUE.fullmatch(value):
+        raise ValueError(
+            f"{value!r} can't be a label value: use letters, digits, - _ . (at most 63 characters, "
+            "a letter or digit at both ends)"
+        )
+    return value
+
+
+def listen_address(value: str) -> tuple[str, int]:
+    """Host and port of `:8080`, `127.0.0.1:8080` or `[::1]:8080`; an empty host means every interface.
+
+    Raises ValueError with a sentence.
+    """
+    host, colon, port = value.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(f"{value!r} is not an address to listen on: write host:port or :port, as :8080")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"{value!r} is not an address to listen on: put an IPv6 host in brackets, as [::1]:8080")
+    return host.strip("[]"), int(port)
+
+
+def _listen(value: str) -> str:
+    listen_address(value)
+    return value
+
+
+def _url(value: str) -> str:
+    parts = _parts(value)
+    if parts is None:
+        raise ValueError(f"{value!r} is not the URL of an Airflow: write it like http://airflow-api-server:8080")
+    user, query, path = parts
+    if user:
+        raise ValueError("must not hold a user or password: give them in their own keys")
+    if query:
+        raise ValueError("must not hold a query or fragment: write it like http://airflow-api-server:8080")
+    if re.search(r"/(api/v\d+|auth/token)/?$", path):
+        raise ValueError("must be the URL under which Airflow's web page is found: leave away /api/... and /auth/...")
+    return value.rstrip("/")
+
+
+def _parts(url: str) -> tuple[str, str, str] | None:
+    """User, query or fragment, and path of an http(s) URL; None if it is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # looked at for its ValueError
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", url):
+        return None
+    return parts.netloc.rpartition("@")[0], parts.query or parts.fragment, parts.path
+
+
+def _actions(value: object) -> Mapping[Reason, Action]:
+    if not isinstance(value, Mapping):
+        raise ValueError("must map reasons to actions, as {orphaned: report}")  # noqa: TRY004 pydantic wants this one
+    for key, action in value.items():
+        _check_action(str(key), action)
+    defaults = {reason: reason.action for reason in ACTING}
+    return defaults | {_REASONS[str(key)]: Action(action) for key, action in value.items()}
+
+
+def _sealed(value: Mapping[Reason, Action]) -> Mapping[Reason, Action]:
+    return MappingProxyType(dict(value))
+
+
+_REASONS = MappingProxyType({reason.value: reason for reason in Reason})
+
+
+def _check_action(key: str, action: object) -> None:
+    acting = [reason.value for reason in ACTING]
+    if key in _REASONS and key not in acting:
+        raise ValueError(f"{key} always keeps: only {', '.join(acting)} can be set")
+    if key not in acting:
+        raise ValueError(f"{key!r} is no reason: {hint(key, acting)}")
+    if action not in tuple(Action):
+        raise ValueError(f"{key} should be delete, report or keep, not {action!r}")
+
+
+def hint(word: str, known: Sequence[str]) -> str:
+    """`did you mean X?` where a known word is close, else all of them."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+PositiveDuration = Annotated[float, BeforeValidator(parse_duration), AfterValidator(_positive)]
+Namespace = Annotated[str, AfterValidator(_namespace)]
+AirflowName = Annotated[str, AfterValidator(_airflow_name)]
+Url = Annotated[str, AfterValidator(_url)]
+Listen = Annotated[str, AfterValidator(_listen)]
+Actions = Annotated[Mapping[Reason, Action], BeforeValidator(_actions), AfterValidator(_sealed)]
