@@ -1,0 +1,120 @@
+"""Where the API server is and who we are: from the Pod's own ServiceAccount or from a kubeconfig."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from healer.cluster.errors import ConnectError
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+DEFAULT_NAMESPACE = "default"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The user's choice. With neither, KUBECONFIG counts, then the ServiceAccount of the Pod, then `~/.kube/config`."""
+
+    kubeconfig: Path | None = None
+    context: str | None = None
+
+    def configuration(self) -> Any:
+        """Load a `kubernetes.client.Configuration` anew; it renews tokens on its own where they have an end.
+
+        Retries are off: urllib3 would repeat a request, a DELETE too, up to three times behind our back.
+
+        Raises:
+            ConnectError: there is none, or it can't be read.
+        """
+        from kubernetes.client.configuration import Configuration
+
+        configuration = Configuration()
+        self._load_into(configuration)
+        configuration.retries = False
+        return configuration
+
+    def home_namespace(self) -> str:
+        """Return the namespace we live in: the Pod's own, else the context's, else `default`."""
+        if self._in_cluster():
+            return (ACCOUNT / "namespace").read_text().strip()
+        return _context_namespace(self._files(), self.context) or DEFAULT_NAMESPACE
+
+    def _in_cluster(self) -> bool:
+        chosen = self.kubeconfig or self.context or os.environ.get("KUBECONFIG")
+        return not chosen and bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and (ACCOUNT / "token").exists()
+
+    def _files(self) -> str:
+        """Return the kubeconfig path, or several joined as in KUBECONFIG."""
+        if self.kubeconfig is not None:
+            return str(self.kubeconfig)
+        return os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+
+    def _load_into(self, configuration: Any) -> None:
+        from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+
+        try:
+            if self._in_cluster():
+                load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            else:
+                self._check_files()
+                # Not persisted: a user's kubeconfig is not ours to write.
+                load_kube_config(  # type: ignore[no-untyped-call]
+                    self._files(), self.context, configuration, persist_config=False
+                )
+        except ConfigException as error:
+            raise ConnectError(self._sentence(str(error))) from error
+        except ConnectError:
+            raise
+        except Exception as error:  # a foreign file: YAML, base64 and plugin errors have no common base
+            raise ConnectError(f"The kubeconfig {self._files()} can't be read: {_first_line(error)}.") from error
+
+    def _check_files(self) -> None:
+        files = [Path(name).expanduser() for name in self._files().split(os.pathsep) if name]
+        if any(file.is_file() for file in files):
+            return
+        raise ConnectError(
+            f"There is no kubeconfig at {self._files()} and this is no Pod with a ServiceAccount: "
+            "name one with --kubeconfig or KUBECONFIG."
+        )
+
+    def _sentence(self, problem: str) -> str:
+        if self._in_cluster():
+            return f"The ServiceAccount of this Pod can't be used: {problem}"
+        if self.context is not None and f"object with name {self.context} in" in problem:
+            names = ", ".join(_context_names(self._files())) or "none"
+            return f"The kubeconfig {self._files()} has no context {self.context!r}; it has: {names}."
+        return f"The kubeconfig {self._files()} can't be used: {_first_line(problem)}"
+
+
+def _first_line(problem: object) -> str:
+    return str(problem).strip().partition("\n")[0]
+
+
+def _contexts(files: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    from kubernetes.config import list_kube_config_contexts
+
+    contexts, active = list_kube_config_contexts(files)  # type: ignore[no-untyped-call]
+    return contexts, active
+
+
+def _context_names(files: str) -> list[str]:
+    from kubernetes.config import ConfigException
+
+    try:
+        return [context["name"] for context in _contexts(files)[0]]
+    except ConfigException:  # the current context of the file is unknown too
+        return []
+
+
+def _context_namespace(files: str, name: str | None) -> str | None:
+    from kubernetes.config import ConfigException
+
+    try:
+        contexts, active = _contexts(files)
+    except (ConfigException, OSError):
+        return None
+    chosen = next((context for context in contexts if context["name"] == name), active)
+    namespace = chosen.get("context", {}).get("namespace")
+    return str(namespace) if namespace else None
