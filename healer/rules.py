@@ -53,6 +53,9 @@ JOB_OPERATORS = frozenset(
 POSTDATE_TOLERANCE = 600.0
 """Seconds by which worker and API server clocks may differ before a Pod made after the task's end is not its Pod."""
 
+PHASES = frozenset({"Pending", "Running", "Succeeded", "Failed"})
+"""Phases that say something. Unknown is a lost node, whose containers may run on (D23)."""
+
 DEFAULT_BASE = "base"
 """KPO's default `base_container_name`."""
 
@@ -118,7 +121,7 @@ def judge(pod: Pod, answer: Answer, terms: Terms | None = None) -> Finding:
     task = answer.task if isinstance(answer, Known) else None
     for reason, matches, facts in RULES:
         if matches(case):
-            return Finding(reason, facts(case), task)
+            return Finding(reason, _printable(facts(case)), task)
     return Finding(Reason.UNEXPECTED_STATE, "no rule covers this combination", task)
 
 
@@ -127,7 +130,7 @@ def trace(pod: Pod, answer: Answer, terms: Terms | None = None) -> Iterator[Step
     case = Case(pod, answer, terms or Terms(), parse(pod.labels))
     for reason, matches, facts in RULES:
         matched = matches(case)
-        yield Step(reason, matched, facts(case))
+        yield Step(reason, matched, _printable(facts(case)))
         if matched:
             return
 
@@ -178,9 +181,11 @@ def replaces(sibling: Pod, case: Case) -> bool:
     pod, key, other = case.pod, case.key, parse(sibling.labels)
     if isinstance(key, str) or isinstance(other, str) or sibling.uid == pod.uid:
         return False
-    if sibling.terminating or sibling.checked or sibling.owned or not _named(sibling, case):
+    if sibling.terminating or sibling.checked or sibling.owned or sibling.phase not in PHASES:
         return False
-    if sibling.created is None or pod.created is None or sibling.created - pod.created < case.terms.grace:
+    if sibling.created is None or pod.created is None or not _named(sibling, case):
+        return False
+    if not sibling.created - pod.created >= case.terms.grace:  # so written that a NaN proves nothing
         return False
     return key.same_task == other.same_task and key.try_number < other.try_number <= case.task_try
 
@@ -198,6 +203,13 @@ def rule_table() -> str:
     return "\n".join(lines)
 
 
+def _printable(text: str) -> str:
+    """Escape line breaks, control and direction marks: ids, operators and names are written by whoever writes DAGs."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 # --- block 1: not ours to touch ---------------------------------------------------------------------------------------
 
 
@@ -212,7 +224,9 @@ def _what_is_missing(case: Case) -> str | None:
     """Return why the answer is not full and positive, None if it is."""
     answer = case.answer
     if isinstance(answer, Unknown):
-        return answer.why
+        return answer.why or "no reason given"
+    if isinstance(answer, RunDeleted) and not _fits_run(case.key, answer.dag_id, answer.run_id):
+        return "Airflow's answer is about another run than the labels"
     if not isinstance(answer, Known):
         return None
     task = answer.task
@@ -234,10 +248,13 @@ def _fits(key: LabelKey | str, task: TaskInstance) -> bool:
     return (
         isinstance(key, LabelKey)
         and key.map_index == task.map_index
-        and safe_label(task.dag_id) == key.dag_id
         and safe_label(task.task_id) == key.task_id
-        and safe_label(task.run_id) == key.run_id
+        and _fits_run(key, task.dag_id, task.run_id)
     )
+
+
+def _fits_run(key: LabelKey | str, dag_id: str, run_id: str) -> bool:
+    return isinstance(key, LabelKey) and safe_label(dag_id) == key.dag_id and safe_label(run_id) == key.run_id
 
 
 def _why_not_known(case: Case) -> str:
@@ -302,7 +319,7 @@ def _superseded(case: Case) -> bool:
 
 def _postdates(case: Case) -> bool:
     created, end = case.pod.created, case.known.task.end_date
-    return case.ended and created is not None and end is not None and created - end > POSTDATE_TOLERANCE
+    return case.ended and created is not None and end is not None and not created - end <= POSTDATE_TOLERANCE
 
 
 def _tries(case: Case) -> str:
@@ -376,7 +393,7 @@ _OF_THE_POD: tuple[tuple[Reason, Predicate, Facts], ...] = (
     (Reason.LABELS_MISSING, lambda case: isinstance(case.key, str), _malformed),
     (
         Reason.PHASE_UNKNOWN,
-        lambda case: case.pod.phase not in {"Pending", "Running", "Succeeded", "Failed"},
+        lambda case: case.pod.phase not in PHASES,
         lambda case: f"phase {case.pod.phase or 'missing'}",
     ),
 )
