@@ -1,0 +1,302 @@
+"""What Prometheus sees: `/metrics`, and beside it `/healthz` and `/readyz`.
+
+Labels are bounded: Airflows and namespaces of the configuration and enumerations of this package, never a DAG, run,
+task or Pod. Every series that can be named in advance exists from the start, so that none appears or vanishes.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from threading import Thread
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.exposition import choose_encoder
+
+from healer import __version__
+from healer.config import AirflowConfig, Config, Mode, listen_address
+from healer.model import ACTING, Action, Reason, Withheld
+
+_log = logging.getLogger(__name__)
+
+RESULTS = ("deleted", "conflict", "gone", "denied", "stale", "refuted", "error")
+"""How a deletion can end: the values of `result`."""
+
+DELAYS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 900, 3600)
+REQUESTS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+PASSES = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+SLOWEST_CLIENT = 10.0
+"""Seconds after which a client that sends or takes nothing is dropped."""
+
+Check = Callable[[], tuple[bool, str]]
+"""Whether all is well, and a sentence about it."""
+
+
+class ListenError(Exception):
+    """The address can't be listened on; the text says what to do."""
+
+
+class Request(Protocol):
+    """One finished request to Airflow, as `healer.airflow.Call` tells it."""
+
+    @property
+    def call(self) -> str:
+        """Which kind of request."""
+
+    @property
+    def code(self) -> str:
+        """HTTP status, or the kind of failure."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+
+
+class Metrics:
+    """All figures of one process, in a registry of its own. Wall times are seconds since the epoch."""
+
+    def __init__(self, config: Config) -> None:
+        """Create every series that the configuration bounds."""
+        # The creation time of each counter would double the series and tells nothing here.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self._restarts_told = 0
+        ProcessCollector(registry=self.registry)
+        self._create_findings()
+        self._create_calls()
+        self._create_passes()
+        for airflow in config.airflows:
+            self._prepare(airflow)
+            for namespace in airflow.namespaces:
+                self._readable.labels(namespace).set(0)
+
+    def pods(self, airflow: str, counts: Mapping[Reason, int]) -> None:
+        """Set how many Pods there are of each reason."""
+        for reason in Reason:
+            self._pods.labels(airflow, reason.value).set(counts.get(reason, 0))
+
+    def suspects(self, airflow: str, counts: Mapping[tuple[Reason, Action], int]) -> None:
+        """Set how many suspects there are of each reason and policy action."""
+        for reason in ACTING:
+            for action in (Action.REPORT, Action.DELETE):
+                self._suspects.labels(airflow, reason.value, action.value).set(counts.get((reason, action), 0))
+
+    def withheld(self, airflow: str, counts: Mapping[Withheld, int]) -> None:
+        """Set how many suspects are not acted on now, and why."""
+        for why in Withheld:
+            self._withheld.labels(airflow, why.value).set(counts.get(why, 0))
+
+    def deletion(self, airflow: str, reason: Reason, result: str) -> None:
+        """Count one attempt to delete; `result` is one of `RESULTS`."""
+        self._deletions.labels(airflow, reason.value, result).inc()
+
+    def healing_delay(self, airflow: str, seconds: float) -> None:
+        """Observe the time from due to deleted."""
+        self._delay.labels(airflow).observe(max(0.0, seconds))
+
+    def held(self, airflow: str, cpu: float, memory: float) -> None:
+        """Set what the suspects request: cores and bytes."""
+        self._cpu.labels(airflow).set(cpu)
+        self._memory.labels(airflow).set(memory)
+
+    def breaker(self, airflow: str, is_open: bool) -> None:
+        """Set whether the breaker is open or half-open."""
+        self._breaker.labels(airflow).set(is_open)
+
+    def mode(self, airflow: str, mode: Mode) -> None:
+        """Set the mode that is in force."""
+        for each in Mode:
+            self._mode.labels(airflow, each.value).set(each is mode)
+
+    def airflow_call(self, airflow: str, request: Request) -> None:
+        """Count and time one request to Airflow."""
+        self._requests.labels(airflow, request.call, request.code).inc()
+        self._request_duration.labels(airflow, request.call).observe(request.seconds)
+
+    def airflow_success(self, airflow: str, wall_time: float) -> None:
+        """Set when Airflow last gave a good answer."""
+        self._airflow_success.labels(airflow).set(wall_time)
+
+    def kubernetes_call(self, verb: str, code: str) -> None:
+        """Count one request to the API server."""
+        self._kubernetes.labels(verb, code).inc()
+
+    def namespace_readable(self, namespace: str, readable: bool) -> None:
+        """Set whether the Pods of a namespace can be listed."""
+        self._readable.labels(namespace).set(readable)
+
+    def pass_done(self, airflow: str, seconds: float, wall_time: float) -> None:
+        """Observe a finished pass and when it ended."""
+        self._pass_duration.labels(airflow).observe(seconds)
+        self._last_pass.set(wall_time)
+
+    def watch_restarts(self, total: int) -> None:
+        """Bring the counter up to how often the watch was restarted so far."""
+        if total > self._restarts_told:
+            self._restarts.inc(total - self._restarts_told)
+            self._restarts_told = total
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the exposition and its content type, in the format that an Accept header asks for."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def _create_findings(self) -> None:
+        self._pods = self._gauge(
+            "pods", "Pods of the KubernetesPodOperator, by what the rules say.", "airflow", "reason"
+        )
+        self._suspects = self._gauge(
+            "suspects", "Pods in quarantine, by reason and policy action.", "airflow", "reason", "action"
+        )
+        self._withheld = self._gauge("withheld", "Suspects not acted on now, and why.", "airflow", "why")
+        self._deletions = self._counter("deletions", "Attempts to delete a Pod.", "airflow", "reason", "result")
+        self._delay = self._histogram("healing_delay_seconds", "From due to deleted.", DELAYS, "airflow")
+        self._cpu = self._gauge("held_cpu_cores", "CPU requested by suspects.", "airflow")
+        self._memory = self._gauge("held_memory_bytes", "Memory requested by suspects.", "airflow")
+        self._breaker = self._gauge("breaker_open", "Whether deletions of active Pods are stopped.", "airflow")
+        self._mode = self._gauge("mode", "1 for the mode in force.", "airflow", "mode")
+
+    def _create_calls(self) -> None:
+        self._requests = self._counter("airflow_requests", "Requests to Airflow.", "airflow", "call", "code")
+        self._request_duration = self._histogram(
+            "airflow_request_duration_seconds", "How long requests to Airflow took.", REQUESTS, "airflow", "call"
+        )
+        self._airflow_success = self._gauge(
+            "airflow_last_success_timestamp_seconds", "When Airflow last gave a good answer.", "airflow"
+        )
+        self._kubernetes = self._counter("kubernetes_requests", "Requests to the API server.", "verb", "code")
+        self._readable = self._gauge("namespace_readable", "Whether the namespace's Pods can be listed.", "namespace")
+
+    def _create_passes(self) -> None:
+        self._pass_duration = self._histogram("pass_duration_seconds", "How long a pass took.", PASSES, "airflow")
+        self._last_pass = self._gauge("last_pass_timestamp_seconds", "When the last pass ended.")
+        self._restarts = self._counter("watch_restarts", "How often the watch had to be started again.")
+        self._gauge("build_info", "The version that runs.", "version").labels(__version__).set(1)
+
+    def _prepare(self, airflow: AirflowConfig) -> None:
+        name = airflow.name
+        self.pods(name, {})
+        self.suspects(name, {})
+        self.withheld(name, {})
+        self.held(name, 0, 0)
+        self.breaker(name, False)
+        self.mode(name, airflow.mode)
+        self.airflow_success(name, 0)
+        self._delay.labels(name)
+        self._pass_duration.labels(name)
+        for reason in ACTING:
+            for result in RESULTS:
+                self._deletions.labels(name, reason.value, result)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, namespace="kpo_healer", registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, namespace="kpo_healer", registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, namespace="kpo_healer", registry=self.registry, buckets=buckets)
+
+
+class Server:
+    """The HTTP server of one process, in threads of its own."""
+
+    def __init__(self, http: ThreadingHTTPServer) -> None:
+        """Start answering."""
+        self._http = http
+        self._thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.1}, name="http", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, also where the configuration says 0."""
+        return int(self._http.server_address[1])
+
+    def stop(self) -> None:
+        """Stop listening and wait for the thread's end."""
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+def serve(listen: str, metrics: Metrics, *, health: Check, ready: Check) -> Server:
+    """Serve `/metrics`, `/healthz` and `/readyz` on `host:port`.
+
+    Raises ListenError when the address is taken or is none of this machine.
+    """
+    routes = {
+        "/metrics": lambda accept: (200, *metrics.render(accept)),
+        "/healthz": lambda _: _verdict(health),
+        "/readyz": lambda _: _verdict(ready),
+    }
+    try:
+        return Server(_bind(*listen_address(listen), routes))
+    except OSError as error:
+        raise ListenError(
+            f"can't listen on {listen}: {error.strerror or error}: choose another address with listen (--listen)"
+        ) from None
+
+
+Page = Callable[[str], tuple[int, bytes, str]]
+"""From the Accept header to status, body and content type."""
+
+
+def _verdict(check: Check) -> tuple[int, bytes, str]:
+    good, text = check()
+    return 200 if good else 503, f"{text}\n".encode(), "text/plain; charset=utf-8"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Http
+    timeout = SLOWEST_CLIENT
+
+    def do_GET(self) -> None:
+        page = self.server.routes.get(self.path.partition("?")[0])
+        known = " ".join(self.server.routes)
+        status, body, content_type = (
+            page(self.headers.get("Accept", "")) if page else (404, f"try {known}\n".encode(), "text/plain")
+        )
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the base class calls it so
+        """Say nothing: probes and scrapes would drown the log."""
+
+
+class _Http(ThreadingHTTPServer):
+    def __init__(self, family: socket.AddressFamily, address: tuple[str, int], routes: Mapping[str, Page]) -> None:
+        self.address_family = family
+        self.routes = routes
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        """Bind without the base class's look-up of our own name, which waits for a DNS server."""
+        if self.address_family == socket.AF_INET6 and self.server_address[0] == "::":
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        TCPServer.server_bind(self)
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 as the base class has it
+        """Say nothing about clients that hang up."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            _log.exception("a page could not be served")
+
+
+def _bind(host: str, port: int, routes: Mapping[str, Page]) -> _Http:
+    if host:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return _Http(family, (host, port), routes)
+    try:
+        return _Http(socket.AF_INET6, ("::", port), routes)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise
+    return _Http(socket.AF_INET, ("", port), routes)  # this machine has no IPv6

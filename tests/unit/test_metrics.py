@@ -1,0 +1,237 @@
+"""The figures: exact names, bounded labels, series that are there from the start; and the server that shows them."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from healer import __version__
+from healer.config import AirflowConfig, Config, Mode
+from healer.metrics import RESULTS, ListenError, Metrics, Server, serve
+from healer.model import ACTING, Action, Reason, Withheld
+
+CONTRACT = {
+    "pods": {"airflow", "reason"},
+    "suspects": {"airflow", "reason", "action"},
+    "withheld": {"airflow", "why"},
+    "deletions_total": {"airflow", "reason", "result"},
+    "healing_delay_seconds": {"airflow"},
+    "held_cpu_cores": {"airflow"},
+    "held_memory_bytes": {"airflow"},
+    "breaker_open": {"airflow"},
+    "mode": {"airflow", "mode"},
+    "airflow_requests_total": {"airflow", "call", "code"},
+    "airflow_request_duration_seconds": {"airflow", "call"},
+    "airflow_last_success_timestamp_seconds": {"airflow"},
+    "kubernetes_requests_total": {"verb", "code"},
+    "namespace_readable": {"namespace"},
+    "pass_duration_seconds": {"airflow"},
+    "last_pass_timestamp_seconds": set(),
+    "watch_restarts_total": set(),
+    "build_info": {"version"},
+}
+
+
+class Call(msgspec.Struct, frozen=True):
+    call: str
+    code: str
+    seconds: float
+
+
+def make_config() -> Config:
+    first = AirflowConfig(name="a", namespaces=("x", "y"), url="http://h", token="t", ownership="exclusive")  # type: ignore[arg-type]
+    second = AirflowConfig(
+        name="b", namespaces=("z",), url="http://h", token="t", mode="enforce", ownership="exclusive"
+    )  # type: ignore[arg-type]
+    return Config(airflows=(first, second))
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(make_config())
+
+
+@pytest.fixture
+def server(metrics: Metrics) -> Iterator[Server]:
+    running = serve("127.0.0.1:0", metrics, health=lambda: (True, "fine"), ready=lambda: (False, "not yet"))
+    yield running
+    running.stop()
+
+
+def samples(metrics: Metrics) -> dict[str, dict[tuple[str, ...], float]]:
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(metrics.render()[0].decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[tuple(v for _, v in sorted(sample.labels.items()))] = sample.value
+    return found
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return samples(metrics)[f"kpo_healer_{name}"][tuple(labels[key] for key in sorted(labels))]
+
+
+def fetch(server: Server, path: str, accept: str = "") -> tuple[int, str, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.request("GET", path, headers={"Accept": accept})
+    answer = connection.getresponse()
+    body = answer.read().decode()
+    connection.close()
+    return answer.status, body, answer.headers["Content-Type"]
+
+
+def test_names_and_labels_are_those_of_the_contract(metrics: Metrics) -> None:
+    metrics.airflow_call("a", Call("list", "200", 0.1))
+    metrics.kubernetes_call("list", "200")
+    seen: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(metrics.render()[0].decode()):
+        for sample in family.samples:
+            name = sample.name
+            if family.type == "histogram":
+                name = family.name
+            if name.startswith("kpo_healer_"):
+                seen.setdefault(name.removeprefix("kpo_healer_"), set()).update(set(sample.labels) - {"le"})
+    assert seen == CONTRACT
+
+
+def test_process_figures_are_there(metrics: Metrics) -> None:
+    assert samples(metrics)["process_resident_memory_bytes"][()] > 0
+
+
+def test_every_series_exists_from_the_start(metrics: Metrics) -> None:
+    found = samples(metrics)
+    assert set(found["kpo_healer_pods"]) == {(a, r.value) for a in "ab" for r in Reason}
+    assert len(found["kpo_healer_suspects"]) == 2 * len(ACTING) * 2
+    assert set(found["kpo_healer_withheld"]) == {(a, w.value) for a in "ab" for w in Withheld}
+    assert set(found["kpo_healer_deletions_total"]) == {(a, r.value, x) for a in "ab" for r in ACTING for x in RESULTS}
+    assert set(found["kpo_healer_namespace_readable"]) == {("x",), ("y",), ("z",)}
+    assert found["kpo_healer_healing_delay_seconds_count"] == {("a",): 0, ("b",): 0}
+    assert found["kpo_healer_build_info"] == {(__version__,): 1}
+
+
+def test_the_mode_in_force_is_one(metrics: Metrics) -> None:
+    assert samples(metrics)["kpo_healer_mode"] == {
+        ("a", "report"): 1,
+        ("a", "enforce"): 0,
+        ("b", "report"): 0,
+        ("b", "enforce"): 1,
+    }
+    metrics.mode("a", Mode.ENFORCE)
+    assert value(metrics, "mode", airflow="a", mode="report") == 0
+
+
+def test_what_is_no_longer_counted_goes_back_to_zero(metrics: Metrics) -> None:
+    metrics.pods("a", {Reason.IN_USE: 3, Reason.ORPHANED: 1})
+    metrics.suspects("a", {(Reason.ORPHANED, Action.DELETE): 2})
+    metrics.withheld("a", {Withheld.BREAKER: 4})
+    assert value(metrics, "pods", airflow="a", reason="in-use") == 3
+    assert value(metrics, "suspects", airflow="a", reason="orphaned", action="delete") == 2
+    assert value(metrics, "withheld", airflow="a", why="breaker") == 4
+    metrics.pods("a", {})
+    metrics.suspects("a", {})
+    metrics.withheld("a", {})
+    assert value(metrics, "pods", airflow="a", reason="in-use") == 0
+    assert value(metrics, "suspects", airflow="a", reason="orphaned", action="delete") == 0
+    assert value(metrics, "withheld", airflow="a", why="breaker") == 0
+
+
+def test_counts(metrics: Metrics) -> None:
+    metrics.deletion("a", Reason.ORPHANED, "deleted")
+    metrics.healing_delay("a", 1.5)
+    metrics.healing_delay("a", -1)
+    metrics.held("a", 2.5, 1024)
+    metrics.breaker("a", True)
+    metrics.airflow_call("a", Call("list", "timeout", 2.0))
+    metrics.airflow_success("a", 123)
+    metrics.kubernetes_call("delete", "409")
+    metrics.namespace_readable("x", True)
+    metrics.pass_done("a", 0.5, 456)
+    assert value(metrics, "deletions_total", airflow="a", reason="orphaned", result="deleted") == 1
+    assert value(metrics, "healing_delay_seconds_sum", airflow="a") == 1.5
+    assert value(metrics, "held_cpu_cores", airflow="a") == 2.5
+    assert value(metrics, "held_memory_bytes", airflow="a") == 1024
+    assert value(metrics, "breaker_open", airflow="a") == 1
+    assert value(metrics, "airflow_requests_total", airflow="a", call="list", code="timeout") == 1
+    assert value(metrics, "airflow_request_duration_seconds_sum", airflow="a", call="list") == 2
+    assert value(metrics, "airflow_last_success_timestamp_seconds", airflow="a") == 123
+    assert value(metrics, "kubernetes_requests_total", verb="delete", code="409") == 1
+    assert value(metrics, "namespace_readable", namespace="x") == 1
+    assert value(metrics, "pass_duration_seconds_count", airflow="a") == 1
+    assert value(metrics, "last_pass_timestamp_seconds") == 456
+
+
+def test_watch_restarts_follow_the_watch(metrics: Metrics) -> None:
+    for total in (0, 2, 2, 3):
+        metrics.watch_restarts(total)
+    assert value(metrics, "watch_restarts_total") == 3
+
+
+def test_two_instances_do_not_meet() -> None:
+    one, other = Metrics(make_config()), Metrics(make_config())
+    one.breaker("a", True)
+    assert value(other, "breaker_open", airflow="a") == 0
+
+
+def test_serves_the_figures(server: Server) -> None:
+    status, body, content_type = fetch(server, "/metrics")
+    assert status == 200
+    assert content_type.startswith("text/plain; version=")
+    assert "kpo_healer_build_info" in body
+    status, body, content_type = fetch(server, "/metrics?x=y", "application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    assert body.endswith("# EOF\n")
+
+
+def test_serves_the_probes(server: Server) -> None:
+    assert fetch(server, "/healthz")[:2] == (200, "fine\n")
+    assert fetch(server, "/readyz")[:2] == (503, "not yet\n")
+    status, body, _ = fetch(server, "/")
+    assert status == 404
+    assert "/metrics /healthz /readyz" in body
+
+
+def test_every_interface_means_both_families(metrics: Metrics) -> None:
+    running = serve(":0", metrics, health=lambda: (True, ""), ready=lambda: (True, ""))
+    try:
+        assert fetch(running, "/healthz")[0] == 200
+    finally:
+        running.stop()
+
+
+def test_stop_frees_the_port(metrics: Metrics) -> None:
+    running = serve("127.0.0.1:0", metrics, health=lambda: (True, ""), ready=lambda: (True, ""))
+    running.stop()
+    with pytest.raises(ConnectionRefusedError):
+        fetch(running, "/healthz")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", ""])
+def test_a_taken_port_is_one_sentence(metrics: Metrics, host: str) -> None:
+    with socket.socket() as taken:
+        taken.bind((host, 0))
+        taken.listen()
+        address = f"{host}:{taken.getsockname()[1]}"
+        with pytest.raises(ListenError, match=r"can't listen on .*: Address already in use: choose another address"):
+            serve(address, metrics, health=lambda: (True, ""), ready=lambda: (True, ""))
+
+
+def test_a_foreign_address_is_one_sentence(metrics: Metrics) -> None:
+    with pytest.raises(ListenError, match=r"can't listen on 192\.0\.2\.1:0"):
+        serve("192.0.2.1:0", metrics, health=lambda: (True, ""), ready=lambda: (True, ""))
+
+
+def test_a_failing_check_does_not_end_the_server(metrics: Metrics) -> None:
+    def broken() -> tuple[bool, str]:
+        raise RuntimeError("a bug")
+
+    running = serve("127.0.0.1:0", metrics, health=broken, ready=lambda: (True, "fine"))
+    try:
+        with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+            fetch(running, "/healthz")
+        assert fetch(running, "/readyz")[0] == 200
+    finally:
+        running.stop()
