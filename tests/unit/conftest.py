@@ -1,0 +1,17 @@
+"""Hypothesis profiles: the same examples on every run by default, many more with `HYPOTHESIS_PROFILE=deep`."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+SLOW_MACHINES = [HealthCheck.too_slow]
+
+settings.register_profile(
+    "quick", derandomize=True, deadline=None, database=None, max_examples=300, suppress_health_check=SLOW_MACHINES
+)
+settings.register_profile(
+    "deep", deadline=None, max_examples=20_000, print_blob=True, suppress_health_check=SLOW_MACHINES
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
