@@ -24,6 +24,7 @@ import shutil
 import ssl
 import sys
 import tempfile
+import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,6 +90,7 @@ class Cluster:
         self.kubeconfig = self.write_kubeconfig("admin", {"token": ADMIN_TOKEN})
         self._tls = ssl.create_default_context(cafile=str(self.ca))
         self._client: tuple[int, httpx.Client] | None = None
+        self._client_lock = threading.Lock()
         self._own_root = False
         self.etcd = self._make_etcd()
         self.apiserver = self._make_apiserver()
@@ -262,17 +264,22 @@ class Cluster:
     def client(self) -> httpx.Client:
         """An HTTP client for `url` as admin, safe for threads; a new one after each restart of the API server."""
         pid = self.apiserver.pid
-        if self._client is None or self._client[0] != pid:
-            client = httpx.Client(
-                base_url=self.url,
-                headers={"Authorization": f"Bearer {ADMIN_TOKEN}", "User-Agent": "lab"},
-                verify=self._tls,
-                trust_env=False,
-                timeout=30,
-                limits=httpx.Limits(max_connections=64),
-            )
-            self._client = (pid, client)
-        return self._client[1]
+        with self._client_lock:
+            if self._client is None or self._client[0] != pid:
+                if self._client is not None:
+                    self._client[1].close()
+                self._client = (pid, self._new_client())
+            return self._client[1]
+
+    def _new_client(self) -> httpx.Client:
+        return httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {ADMIN_TOKEN}", "User-Agent": "lab"},
+            verify=self._tls,
+            trust_env=False,
+            timeout=30,
+            limits=httpx.Limits(max_connections=64),
+        )
 
     def request(
         self,
@@ -423,7 +430,8 @@ class Cluster:
     ) -> Path:
         """A user with a client certificate (at most one group); its kubeconfig. `namespaces`: where the rules hold."""
         group = groups[0] if groups else None
-        cert = self._authority.issue_cert(common_name=name, organization_name=group)
+        # Go refuses a certificate without any alternative name that trustme has marked as critical.
+        cert = self._authority.issue_cert("user.invalid", common_name=name, organization_name=group)
         for space in namespaces:
             subject = {"kind": "User", "name": name, "apiGroup": "rbac.authorization.k8s.io"}
             self._grant(space, f"user-{name}", subject, rules)
@@ -441,11 +449,10 @@ class Cluster:
 
     def _grant(self, namespace: str, name: str, subject: Json, rules: Sequence[Json]) -> None:
         group = "rbac.authorization.k8s.io"
-        meta = {"name": name, "namespace": namespace}
-        role = {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": meta, "rules": list(rules)}
+        common = {"apiVersion": f"{group}/v1", "metadata": {"name": name, "namespace": namespace}}
         ref = {"apiGroup": group, "kind": "Role", "name": name}
-        self.apply(role)
-        self.apply({**role, "kind": "RoleBinding", "roleRef": ref, "subjects": [subject]} | {"rules": None})
+        self.apply({**common, "kind": "Role", "rules": list(rules)})
+        self.apply({**common, "kind": "RoleBinding", "roleRef": ref, "subjects": [subject]})
 
     def _wait_for_rights(self, namespace: str, user: str, rules: Sequence[Json]) -> None:
         """RBAC reads its rules through a watch: they hold a moment after they were written."""

@@ -22,7 +22,7 @@ from aiohttp import WSMsgType, web
 
 SIDECAR: Final = "airflow-xcom-sidecar"
 STDIN, STDOUT, ERROR = 0, 1, 3
-PROTOCOL: Final = "v4.channel.k8s.io"
+PROTOCOLS: Final = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 NO_RESULT: Final = "__airflow_xcom_result_empty__"
 SUCCESS: Final = json.dumps({"metadata": {}, "status": "Success"})
 PREFIX: Final = "lab.kpo-healer.io/"
@@ -106,9 +106,9 @@ async def _exec(request: web.Request) -> web.StreamResponse:
     pod = await _pod(request)
     if "running" not in _state(pod, request.match_info["container"]):
         raise web.HTTPBadRequest(text="container not found or not running")
-    socket = web.WebSocketResponse(protocols=(PROTOCOL,))
+    socket = web.WebSocketResponse(protocols=PROTOCOLS)
     if not socket.can_prepare(request).ok:
-        raise web.HTTPBadRequest(text=f"only {PROTOCOL} over WebSocket is spoken here")
+        raise web.HTTPBadRequest(text=f"only WebSocket with one of {PROTOCOLS} is spoken here")
     await socket.prepare(request)
     await _send(socket, STDOUT, await _play(request, pod, await _command(request, socket)))
     await _send(socket, ERROR, SUCCESS)

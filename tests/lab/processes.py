@@ -136,9 +136,14 @@ class _Guard:
         with contextlib.suppress(BrokenPipeError, ValueError):  # the guard may be gone when Python ends
             self._guard.stdin.write(line)
 
-    def close(self) -> None:
-        for process in list(self._live.values()):
+    def stop_all(self) -> None:
+        with self._lock:
+            live = list(self._live.values())
+        for process in live:
             process.stop(timeout=5)
+
+    def close(self) -> None:
+        self.stop_all()
         assert self._guard.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._guard.stdin.close()
@@ -148,6 +153,11 @@ class _Guard:
 @functools.cache
 def _guard() -> _Guard:
     return _Guard()
+
+
+def stop_all() -> None:
+    """Ends every child that runs, whichever thread started it; a thread that waits for one sees it end."""
+    _guard().stop_all()
 
 
 def session_members(session: int) -> list[int]:

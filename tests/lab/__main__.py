@@ -1,0 +1,94 @@
+"""`python -m tests.lab …`: the lab by hand."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from types import FrameType
+
+from tests.lab.assets import binaries
+from tests.lab.kube import Cluster
+from tests.lab.processes import LabError, say, stop_all
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except LabError as error:
+        say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description="A real cluster and a real Airflow.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    cluster = commands.add_parser("cluster", help="a cluster that runs until Ctrl-C")
+    cluster.add_argument("--root", type=Path, help="folder for its files; kept afterwards")
+    cluster.add_argument("--namespace", "-n", action="append", default=[], help="created at the start; repeatable")
+    cluster.set_defaults(run=_cluster)
+    prepare = commands.add_parser("prepare", help="builds and installs what the lab needs, once")
+    prepare.set_defaults(run=_prepare)
+    demo = commands.add_parser("demo", help="real orphans, healed")
+    demo.add_argument("--keep", action="store_true", help="leave everything running at the end")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _cluster(options: argparse.Namespace) -> int:
+    with Cluster.start(options.root) as cluster:
+        for name in options.namespace:
+            cluster.namespace(name)
+        print(f"export KUBECONFIG={cluster.kubeconfig}", flush=True)
+        say(f"{cluster.url} is up; logs are in {cluster.root}; Ctrl-C stops it")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            say("stopping")
+    return 0
+
+
+def _prepare(_: argparse.Namespace) -> int:
+    """The build needs the processor, the installation mostly the network: side by side."""
+    with ThreadPoolExecutor() as pool:
+        steps = [pool.submit(step) for step in (binaries, *_airflow_steps())]
+        try:
+            for step in as_completed(steps):
+                step.result()
+        except BaseException:  # Ctrl-C too: the other threads would go on for minutes
+            stop_all()
+            raise
+    say("the lab is ready")
+    return 0
+
+
+def _airflow_steps() -> list[Callable[[], object]]:
+    if importlib.util.find_spec("tests.lab.airflow") is None:
+        return []
+    return [importlib.import_module("tests.lab.airflow").prepare]
+
+
+def _demo(options: argparse.Namespace) -> int:
+    if importlib.util.find_spec("tests.lab.demo") is None:
+        raise LabError("there is no demo yet: tests/lab/demo.py is missing")
+    code: int = importlib.import_module("tests.lab.demo").main(keep=options.keep)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
