@@ -1,0 +1,18 @@
+"""The pass: what is there, what Airflow knows of it, what follows, and what is done about it."""
+
+from healer.reconcile.casebook import owns
+from healer.reconcile.oneshot import Explanation, NoSuchPodError, Scan, explain, heal_once, scan
+from healer.reconcile.reconciler import Depth, Reconciler, Tools
+
+__all__ = [
+    "Depth",
+    "Explanation",
+    "NoSuchPodError",
+    "Reconciler",
+    "Scan",
+    "Tools",
+    "explain",
+    "heal_once",
+    "owns",
+    "scan",
+]

@@ -1,0 +1,134 @@
+"""What is known of each Pod of one Airflow: the Pod, the last clear answer, and the finding that follows from both.
+
+Between audits a Pod keeps its last answer; when the Pod itself changes it is judged again with it. That is good enough
+to suspect and never to delete: whoever is acted on is asked about anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from healer.config import AirflowConfig, Ownership
+from healer.model import Answer, Finding, Known, Pod, Unknown
+from healer.rules import Terms, base_name, is_done, judge, untouchable
+from healer.suspects import signature
+
+_NOT_ASKED = Unknown(0.0, "Airflow was not asked yet")
+
+
+class Record(Struct, frozen=True):
+    """One Pod's page. `doubt` says why the last question had no clear answer; `answer` is the last clear one."""
+
+    pod: Pod
+    finding: Finding
+    answer: Answer | None = None
+    doubt: Unknown | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the Pod still works, as far as its base container is known."""
+        return not is_done(self.pod, base_name(self.finding.task))
+
+
+def owns(airflow: AirflowConfig, pod: Pod) -> bool:
+    """Whether a Pod is this Airflow's to judge. A Pod stamped for another Airflow never is."""
+    if pod.namespace not in airflow.namespaces:
+        return False
+    if airflow.ownership is Ownership.STAMPED:
+        return pod.stamp == airflow.name
+    return pod.stamp in {None, airflow.name}
+
+
+class Casebook:
+    """All records of one Airflow, by Pod uid."""
+
+    def __init__(self, terms: Terms) -> None:
+        """Start with no record."""
+        self._terms = terms
+        self._records: dict[str, Record] = {}
+        self._wanted: set[str] = set()
+
+    def __iter__(self) -> Iterator[Record]:
+        """All records."""
+        return iter(list(self._records.values()))
+
+    def __len__(self) -> int:
+        """How many Pods are known."""
+        return len(self._records)
+
+    def get(self, uid: str) -> Record | None:
+        """Return one Pod's record."""
+        return self._records.get(uid)
+
+    def meet(self, pods: Iterable[Pod]) -> tuple[list[Record], set[str]]:
+        """Take over the picture of the Pods. Return the records that changed, and the uids that are gone."""
+        known, self._records = self._records, {}
+        changed = []
+        for pod in pods:
+            record = known.get(pod.uid)
+            if record is None or record.pod.resource_version != pod.resource_version:
+                record = self._changed(pod, record)
+                changed.append(record)
+            self._records[pod.uid] = record
+        gone = known.keys() - self._records.keys()
+        self._wanted -= gone
+        return changed, gone
+
+    def hear(self, pod: Pod, answer: Answer) -> Record:
+        """Take over a fresh answer about a Pod and judge it. An answer that knows nothing leaves the last clear one."""
+        known = self._records.get(pod.uid)
+        finding = judge(pod, answer, self._terms)
+        if isinstance(answer, Unknown):
+            last = known.answer if known else None
+            record = Record(pod, finding, last, answer)
+            if last is None:
+                self._wanted.add(pod.uid)
+        else:
+            record = Record(pod, finding, answer)
+            self._wanted.discard(pod.uid)
+        self._records[pod.uid] = record
+        return record
+
+    def drop(self, uid: str) -> None:
+        """Forget a Pod that was just deleted; if it is still there, it comes back as one that is terminating."""
+        self._records.pop(uid, None)
+
+    def doubt(self, pod: Pod, why: str) -> Record:
+        """Note that nothing could be asked about a Pod."""
+        return self.hear(pod, Unknown(0.0, why))
+
+    def reassure(self, pods: Iterable[Pod]) -> None:
+        """End the doubt about Pods that a clear answer covered without naming them: what was known still holds."""
+        for pod in pods:
+            record = self._records.get(pod.uid)
+            if record is not None and record.doubt is not None and record.answer is not None:
+                self._records[pod.uid] = Record(pod, judge(pod, record.answer, self._terms), record.answer)
+
+    def to_look_at(self) -> list[Pod]:
+        """Pods that are new, changed in a way that matters, or never answered for."""
+        return [self._records[uid].pod for uid in self._wanted if uid in self._records]
+
+    def askable(self, unreadable: Collection[str]) -> list[Pod]:
+        """Pods whose fate is Airflow's to tell, in namespaces that can be read."""
+        return [
+            record.pod
+            for record in self._records.values()
+            if record.pod.namespace not in unreadable and not untouchable(record.pod)
+        ]
+
+    def _changed(self, pod: Pod, record: Record | None) -> Record:
+        if record is None:
+            self._wanted.add(pod.uid)
+            return Record(pod, judge(pod, _NOT_ASKED, self._terms))
+        finding = judge(pod, record.doubt or record.answer or _NOT_ASKED, self._terms)
+        if signature(finding) != signature(record.finding):
+            self._wanted.add(pod.uid)
+        return replace(record, pod=pod, finding=finding)
+
+
+def is_settled(record: Record) -> bool:
+    """Whether the pass query may speak for this Pod: its one task instance is known."""
+    return isinstance(record.answer, Known)

@@ -1,0 +1,175 @@
+"""What the one-shot commands do: look once, explain one Pod, heal what is there and end.
+
+They use the same reconciler as the controller does, so that what they show is what it would do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+from msgspec import Struct
+
+from healer.airflow import Airflow, AirflowRefused, NoAnswerError
+from healer.cluster import Cluster, ClusterError, Right, sole_replica
+from healer.config import AirflowConfig, Config
+from healer.metrics import Metrics
+from healer.model import Answer, Pod, Reason, Unknown
+from healer.reconcile.casebook import owns
+from healer.reconcile.reconciler import Depth, Reconciler, Tools
+from healer.report import Herald, Shown
+from healer.rules import Step, Terms, trace
+
+log = structlog.get_logger(__name__)
+
+SLACK = 2.0
+"""Seconds beyond the longest grace that `run --once` waits, for the last look."""
+
+
+class NoSuchPodError(Exception):
+    """There is nothing to explain; the text says why."""
+
+
+class Scan(Struct, frozen=True):
+    """The findings on all Pods, what was deleted, and why the picture is not complete (empty if it is)."""
+
+    findings: tuple[Shown, ...]
+    incomplete: tuple[str, ...]
+    deleted: tuple[Shown, ...] = ()
+
+
+class Explanation(Struct, frozen=True):
+    """All there is to say about one Pod: every rule that was tried, in order."""
+
+    pod: Pod
+    shown: Shown
+    answer: Answer
+    steps: tuple[Step, ...]
+
+
+class Picture(Struct, frozen=True):
+    """The Pods that could be listed, and why a namespace could not."""
+
+    pods: tuple[Pod, ...]
+    unreadable: Mapping[str, str]
+
+
+def scan(config: Config, cluster: Cluster) -> Scan:
+    """Look once at every Pod; change nothing.
+
+    Raises AirflowRefused when a login is refused.
+    """
+    house = _House(config, cluster, sole_replica)
+    picture = house.picture()
+    for reconciler in house.reconcilers:
+        reconciler.look(picture.pods, picture.unreadable)
+    return house.scan(picture, first_look=True)
+
+
+def explain(config: Config, cluster: Cluster, namespace: str, name: str) -> Explanation:
+    """Look at one Pod and say of every rule why it did or did not match.
+
+    Raises NoSuchPodError, AirflowRefused, or ClusterError when the Pod can't be read.
+    """
+    claimants = [airflow for airflow in config.airflows if namespace in airflow.namespaces]
+    if not claimants:
+        raise NoSuchPodError(f"namespace {namespace} belongs to no Airflow of the configuration: add it there")
+    pod = cluster.get_pod(namespace, name)
+    if pod is None:
+        raise NoSuchPodError(f"there is no Pod {namespace}/{name}: look with kubectl get pods -n {namespace}")
+    mine = next((airflow for airflow in claimants if owns(airflow, pod)), None)
+    if mine is None:
+        raise NoSuchPodError(f"{pod} is stamped for none of {', '.join(a.name for a in claimants)}: it is left alone")
+    house = _House(config, cluster, sole_replica, only=mine)
+    reconciler = house.reconcilers[0]
+    if all(other.uid != pod.uid for other in cluster.list_pods(namespace).pods):
+        raise NoSuchPodError(f"{pod} does not carry the labels of KubernetesPodOperator: it is left alone")
+    reconciler.look([pod], {})
+    return _explanation(reconciler, pod, mine)
+
+
+def _explanation(reconciler: Reconciler, pod: Pod, airflow: AirflowConfig) -> Explanation:
+    terms = Terms(frozenset(airflow.policy.foreign_operators), airflow.policy.grace)
+    shown = next((shown for shown in reconciler.shown(first_look=True) if shown.pod.uid == pod.uid), None)
+    record = reconciler.record(pod.uid)
+    if shown is None or record is None:
+        raise NoSuchPodError(f"{pod} has just vanished")
+    answer = record.doubt or record.answer or Unknown(0.0, "Airflow need not be asked: the Pod alone decides")
+    return Explanation(record.pod, shown, answer, tuple(trace(record.pod, answer, terms)))
+
+
+def heal_once(
+    config: Config,
+    cluster: Cluster,
+    *,
+    right: Right = sole_replica,
+    wait: Callable[[float], object] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Scan:
+    """Heal what is there now: look, wait for at most the longest grace, look again, act.
+
+    Raises AirflowRefused when a login is refused.
+    """
+    house = _House(config, cluster, right)
+    house.herald.start()
+    deadline = clock() + max(airflow.policy.grace for airflow in config.airflows) + SLACK
+    depth = Depth.AUDIT
+    while True:
+        picture = house.picture()
+        for reconciler in house.reconcilers:
+            reconciler.reconcile(picture.pods, depth, picture.unreadable)
+        event = min(reconciler.next_event() for reconciler in house.reconcilers)
+        if event > deadline:
+            break
+        wait(max(0.0, event - clock()))
+        depth = Depth.DUE
+    house.herald.stop(timeout=5.0)
+    return house.scan(picture, first_look=False)
+
+
+class _House:
+    """The reconcilers of a one-shot command, with all that they need."""
+
+    def __init__(self, config: Config, cluster: Cluster, right: Right, *, only: AirflowConfig | None = None) -> None:
+        self._config, self._cluster = config, cluster
+        self.herald = Herald(cluster)
+        tools = Tools(cluster, self.herald, Metrics(config), right)
+        airflows = [only] if only is not None else config.airflows
+        self._trouble: list[str] = []
+        self.reconcilers = [Reconciler(airflow, self._ready(airflow), tools) for airflow in airflows]
+
+    def _ready(self, airflow: AirflowConfig) -> Airflow:
+        """Log in at once: a command whose login is refused must say so, also where there is no Pod to ask about."""
+        client = Airflow(airflow)
+        try:
+            client.login()
+        except AirflowRefused:
+            raise
+        except NoAnswerError as error:
+            self._trouble.append(f"Airflow {airflow.name}: {error}")
+        return client
+
+    def picture(self) -> Picture:
+        pods: list[Pod] = []
+        unreadable: dict[str, str] = {}
+        for namespace in _namespaces(self._config, self.reconcilers):
+            try:
+                pods += self._cluster.list_pods(namespace).pods
+            except ClusterError as error:
+                unreadable[namespace] = str(error)
+        return Picture(tuple(pods), unreadable)
+
+    def scan(self, picture: Picture, *, first_look: bool) -> Scan:
+        findings = [shown for r in self.reconcilers for shown in r.shown(first_look=first_look)]
+        deleted = [shown for r in self.reconcilers for shown in r.deleted]
+        incomplete = [*self._trouble, *(f"namespace {name}: {why}" for name, why in picture.unreadable.items())]
+        unknown = [shown for shown in findings if shown.finding.reason is Reason.AIRFLOW_UNKNOWN]
+        if unknown and not incomplete:
+            incomplete.append(f"{len(unknown)} Pods: Airflow gave no clear answer: {unknown[0].finding.detail}")
+        return Scan(tuple(findings), tuple(dict.fromkeys(incomplete)), tuple(deleted))
+
+
+def _namespaces(config: Config, reconcilers: Sequence[Reconciler]) -> list[str]:
+    used = {name for reconciler in reconcilers for name in reconciler.config.namespaces}
+    return list(dict.fromkeys(name for airflow in config.airflows for name in airflow.namespaces if name in used))

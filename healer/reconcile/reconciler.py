@@ -1,0 +1,254 @@
+"""One pass over the Pods of one Airflow: ask, judge, suspect, heal, tell.
+
+Three depths. An *audit* asks about every Pod without any filter; late and missing end dates, deleted runs and twin
+labels are caught here. A *full* pass asks which task instances ended lately, and about Pods that are new or changed. A
+*due* pass only asks about the suspects that want another look now.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum, auto
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from healer.airflow import Airflow
+from healer.cluster import Cluster, ClusterError, Right
+from healer.config import AirflowConfig
+from healer.metrics import Metrics
+from healer.model import Action, Answer, Finding, Known, Pod, Reason, Unknown, Withheld
+from healer.reconcile.casebook import Casebook, Record, is_settled, owns
+from healer.reconcile.healing import Healed, Healing
+from healer.report import Herald, Shown
+from healer.rules import Terms, needs_siblings
+from healer.suspects import Now, Quarantine, Signature, Suspect
+
+log = structlog.get_logger(__name__)
+
+
+class Depth(Enum):
+    """How much a pass asks."""
+
+    DUE = auto()
+    FULL = auto()
+    AUDIT = auto()
+
+
+class Tools(Struct, frozen=True):
+    """What a pass works with. `clock` tells monotonic seconds, `wall` epoch seconds (for metrics only)."""
+
+    cluster: Cluster
+    herald: Herald
+    metrics: Metrics
+    right: Right
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+
+class Reconciler:
+    """Everything that is known and done about the Pods of one Airflow. Used by one thread."""
+
+    def __init__(self, config: AirflowConfig, airflow: Airflow, tools: Tools) -> None:
+        """Start knowing nothing: safe, only later."""
+        self.config, self._airflow, self._tools = config, airflow, tools
+        terms = Terms(frozenset(config.policy.foreign_operators), config.policy.grace)
+        self._book = Casebook(terms)
+        self._quarantine = Quarantine(config.policy)
+        self._healing = Healing(
+            config,
+            cluster=tools.cluster,
+            quarantine=self._quarantine,
+            confirm=self._confirm,
+            herald=tools.herald,
+            tally=tools.metrics,
+            right=tools.right,
+            clock=tools.clock,
+        )
+        self._announced: dict[str, Signature] = {}
+        self._healed = Healed({})
+        self.deleted: list[Shown] = []
+
+    def reconcile(self, pods: Iterable[Pod], depth: Depth, unreadable: Mapping[str, str]) -> None:
+        """Make one pass over the picture of the Pods. `unreadable` says of which namespaces there is none, and why."""
+        started = self._tools.clock()
+        self._meet(pods, depth, unreadable)
+        for record in self._hear(self._ask(depth, unreadable)):
+            self._quarantine.observe(record.pod, record.finding, self._now())
+        self._count_condemned()
+        self._heal(set(unreadable))
+        self._announce()
+        self._measure(started)
+
+    def look(self, pods: Iterable[Pod], unreadable: Mapping[str, str]) -> None:
+        """Ask about every Pod once and judge it; nothing is acted on."""
+        self._meet(pods, Depth.AUDIT, unreadable)
+        for record in self._hear(self._ask(Depth.AUDIT, unreadable)):
+            self._quarantine.observe(record.pod, record.finding, self._now())
+        self._count_condemned()
+        self._healed = Healed(self._healing.preview(self._now()))
+
+    def next_event(self) -> float:
+        """When there is something to do before the next regular pass, in monotonic seconds; infinite if nothing."""
+        event = self._quarantine.next_event(self._now())
+        waiting = {Withheld.RATE, Withheld.BREAKER} & set(self._healed.withheld.values())
+        return min(event, self._healing.next_event()) if waiting else event
+
+    def shown(self, *, first_look: bool = False) -> list[Shown]:
+        """Return the findings on all Pods as users see them; after a first look nobody has been suspected for long."""
+        shown = [self._show(record, self._quarantine.get(record.pod.uid)) for record in self._book]
+        return [replace(each, since=None) for each in shown] if first_look else shown
+
+    def record(self, uid: str) -> Record | None:
+        """Return what is known of one Pod."""
+        return self._book.get(uid)
+
+    # --- ask and judge ------------------------------------------------------------------------------------------------
+
+    def _meet(self, pods: Iterable[Pod], depth: Depth, unreadable: Mapping[str, str]) -> None:
+        changed, gone = self._book.meet(self._healing.settle(pod for pod in pods if owns(self.config, pod)))
+        for uid in gone:
+            self._quarantine.drop(uid)
+            self._announced.pop(uid, None)
+        self._healing.forget(gone)
+        self._airflow.forget(gone)
+        for record in changed:
+            self._quarantine.follow(record.pod, record.finding, self._now())
+        self._doubt(unreadable)
+        if depth is Depth.AUDIT:
+            self._airflow.start_audit()
+            self._healing.start_audit()
+            self._announced.clear()
+
+    def _doubt(self, unreadable: Mapping[str, str]) -> None:
+        """Judge nobody in a namespace that can't be read: what we have of it may be old."""
+        for record in self._book:
+            why = unreadable.get(record.pod.namespace)
+            if why is not None:
+                doubted = self._book.doubt(record.pod, f"namespace {record.pod.namespace} can't be read: {why}")
+                self._quarantine.observe(record.pod, doubted.finding, self._now())
+
+    def _ask(self, depth: Depth, unreadable: Mapping[str, str]) -> dict[str, Answer]:
+        """Ask Airflow as much as the depth wants, about Pods whose fate is its to tell."""
+        pods = {pod.uid: pod for pod in self._book.askable(unreadable)}
+        if depth is Depth.AUDIT:
+            return self._airflow.look(list(pods.values()))
+        due = [s.pod for s in self._quarantine.to_look_at(self._now()) if s.pod.uid in pods]
+        answers = self._airflow.ask_each(due) if due else {}
+        if depth is Depth.FULL:
+            answers |= self._ask_widely(pods, asked=set(answers))
+        return answers
+
+    def _ask_widely(self, pods: Mapping[str, Pod], *, asked: set[str]) -> dict[str, Answer]:
+        """Ask about Pods that are new or changed, and which of the others' task instances have ended lately."""
+        wanted = [pod for pod in self._book.to_look_at() if pod.uid in pods and pod.uid not in asked]
+        answers = self._airflow.look(wanted) if wanted else {}
+        skipped = asked | answers.keys()
+        rest = [r.pod for r in self._book if self._is_quiet(r) and r.pod.uid in pods and r.pod.uid not in skipped]
+        ended = self._airflow.ended_lately(rest) if rest else {}
+        self._book.reassure(pod for pod in rest if pod.uid not in ended)
+        return answers | ended
+
+    def _is_quiet(self, record: Record) -> bool:
+        return is_settled(record) and record.pod.uid not in self._quarantine
+
+    def _hear(self, answers: Mapping[str, Answer]) -> list[Record]:
+        records = []
+        for uid, answer in answers.items():
+            known = self._book.get(uid)
+            if known is not None:
+                records.append(self._book.hear(known.pod, self._with_siblings(known.pod, answer)))
+        return records
+
+    def _with_siblings(self, pod: Pod, answer: Answer) -> Answer:
+        """Read the Pods that Airflow names instead: their existence is evidence, so the picture won't do."""
+        if not isinstance(answer, Known) or answer.identity is None or not needs_siblings(pod, answer):
+            return answer
+        named = sorted((namespace or pod.namespace, name) for namespace, name in answer.identity.named)
+        found = (self._read(namespace, name) for namespace, name in named)
+        return replace(answer, siblings=tuple(sibling for sibling in found if sibling is not None))
+
+    def _read(self, namespace: str, name: str) -> Pod | None:
+        if namespace not in self.config.namespaces:
+            return None
+        try:
+            return self._tools.cluster.get_pod(namespace, name)
+        except ClusterError as error:
+            log.info("a sibling can't be read", pod=f"{namespace}/{name}", why=str(error))
+            return None
+
+    def _confirm(self, pods: Sequence[Pod]) -> dict[str, tuple[Answer, Finding]]:
+        """Ask and judge anew, for those about to be acted on."""
+        answers = self._airflow.ask_each(pods) if pods else {}
+        confirmed = {}
+        for pod in pods:
+            answer = self._with_siblings(pod, answers.get(pod.uid, Unknown(0.0, "Airflow gave no answer")))
+            confirmed[pod.uid] = answer, self._book.hear(pod, answer).finding
+        return confirmed
+
+    def _now(self) -> Now:
+        return Now(self._tools.clock(), self._tools.cluster.now())
+
+    # --- guard and tell -----------------------------------------------------------------------------------------------
+
+    def _count_condemned(self) -> None:
+        """Let the breaker count, before anything is deleted, how much of what works is condemned."""
+        active = sum(1 for record in self._book if record.active and not record.pod.terminating)
+        condemned = sum(1 for s in self._quarantine if s.active and s.action is Action.DELETE)
+        was_open = self._healing.breaker.is_open
+        self._healing.breaker.update(active=active, condemned=condemned, now=self._tools.clock())
+        if self._healing.breaker.is_open and not was_open:
+            log.warning(
+                "the breaker is open: too many active Pods are condemned at once, none of them is deleted",
+                airflow=self.config.name,
+                condemned=condemned,
+                active=active,
+            )
+
+    def _heal(self, unreadable: set[str]) -> None:
+        self._healed = self._healing.heal(self._now(), unreadable)
+        for suspect in self._healed.deleted:
+            shown = self._show(Record(suspect.pod, suspect.finding), suspect)
+            self.deleted.append(shown)
+            self._book.drop(suspect.pod.uid)
+
+    def _announce(self) -> None:
+        """Write an Event on each orphan that is ripe and still there, once per audit."""
+        for suspect in self._quarantine:
+            uid = suspect.pod.uid
+            if self._announced.get(uid) == suspect.signature or not self._quarantine.is_ripe(suspect, self._now()):
+                continue
+            self._announced[uid] = suspect.signature
+            self._tools.herald.detected(suspect.pod, suspect.finding, suspect.action, self._healed.withheld.get(uid))
+
+    def _measure(self, started: float) -> None:
+        metrics, name = self._tools.metrics, self.config.name
+        counts: dict[Reason, int] = {}
+        for record in self._book:
+            counts[record.finding.reason] = counts.get(record.finding.reason, 0) + 1
+        withheld: dict[Withheld, int] = {}
+        for why in self._healed.withheld.values():
+            withheld[why] = withheld.get(why, 0) + 1
+        suspects = list(self._quarantine)
+        metrics.pods(name, counts)
+        metrics.suspects(name, self._quarantine.counts())
+        metrics.withheld(name, withheld)
+        metrics.held(name, sum(s.pod.cpu_cores for s in suspects), sum(s.pod.memory_bytes for s in suspects))
+        metrics.breaker(name, self._healing.breaker.is_open)
+        metrics.pass_done(name, self._tools.clock() - started, self._tools.wall())
+
+    def _show(self, record: Record, suspect: Suspect | None) -> Shown:
+        if suspect is None:
+            return Shown(record.pod, self.config.name, record.finding, Action.KEEP)
+        now = self._now()
+        return Shown(
+            record.pod,
+            self.config.name,
+            record.finding,
+            suspect.action,
+            self._healed.withheld.get(record.pod.uid),
+            now.to_server(suspect.since),
+            now.to_server(suspect.due),
+        )

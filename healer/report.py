@@ -1,0 +1,158 @@
+"""Telling people: findings as JSON and Kubernetes Events on the Pods.
+
+Events are written by a thread of their own, at most five per second: healing never waits for them and goes on without
+the right to write them.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from msgspec import UNSET, Struct
+
+from healer.cluster import Cluster, Outcome, Result
+from healer.model import Action, Finding, Pod, Reason, TaskInstance, Withheld
+
+DETECTED = frozenset(
+    {Reason.ORPHANED, Reason.SUPERSEDED, Reason.ABANDONED, Reason.TASK_REMOVED, Reason.RUN_DELETED},
+)
+"""Reasons that are worth an Event while the Pod is still there; a finished leftover is only told when it is deleted."""
+
+EVENTS_PER_SECOND = 5
+BACKLOG = 1000
+"""Events that may wait; more are dropped, the log and the metrics have them."""
+
+log = structlog.get_logger(__name__)
+
+
+class Shown(Struct, frozen=True):
+    """One finding as users see it. `since` and `due` are epoch seconds in the API server's time."""
+
+    pod: Pod
+    airflow: str
+    finding: Finding
+    action: Action
+    withheld: Withheld | None = None
+    since: float | None = None
+    due: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the finding in the form of the JSON output."""
+        return {
+            "namespace": self.pod.namespace,
+            "pod": self.pod.name,
+            "uid": self.pod.uid,
+            "airflow": self.airflow,
+            "task": _task(self.finding.task),
+            "labels": _labels(self.pod),
+            "reason": self.finding.reason.value,
+            "action": self.action.value,
+            "withheld": self.withheld.value if self.withheld else None,
+            "detail": self.finding.detail,
+            "since": rfc3339(self.since),
+            "due": rfc3339(self.due),
+        }
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    """Return an epoch time as `2026-01-31T12:00:00Z`."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _task(task: TaskInstance | None) -> dict[str, Any] | None:
+    if task is None:
+        return None
+    return {
+        "dag_id": task.dag_id,
+        "run_id": task.run_id,
+        "task_id": task.task_id,
+        "map_index": task.map_index,
+        "try_number": task.try_number,
+        "state": None if task.state is UNSET else task.state,
+    }
+
+
+def _labels(pod: Pod) -> dict[str, str]:
+    labels = pod.labels
+    found = {name: getattr(labels, name) for name in ("dag_id", "task_id", "run_id", "map_index", "try_number")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def subject(finding: Finding) -> str:
+    """Name the task instance of a finding for a sentence."""
+    task = finding.task
+    if task is None:
+        return "its task instance"
+    mapped = f" [{task.map_index}]" if task.map_index >= 0 else ""
+    return f"task {task.task_id}{mapped} of DAG {task.dag_id}, run {task.run_id}"
+
+
+class _Event(Struct, frozen=True):
+    pod: Pod
+    reason: str
+    message: str
+    warning: bool
+
+
+class Herald:
+    """Writes Events about Pods, in the background."""
+
+    def __init__(self, cluster: Cluster, *, pause: Callable[[float], object] = time.sleep) -> None:
+        """Prepare; nothing is written before `start`."""
+        self._cluster = cluster
+        self._pause = pause
+        self._waiting: queue.Queue[_Event | None] = queue.Queue(BACKLOG)
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Write what is waiting, for at most `timeout` seconds."""
+        if self._thread.is_alive():
+            self._put(None)
+            self._thread.join(timeout)
+
+    def detected(self, pod: Pod, finding: Finding, action: Action, withheld: Withheld | None) -> None:
+        """Tell that a Pod is an orphan and still there."""
+        if finding.reason in DETECTED:
+            why = f"; not deleted: {withheld.value}" if withheld else f"; policy: {action.value}"
+            self._say(
+                pod, "OrphanDetected", f"{finding.reason}: {subject(finding)}: {finding.detail}{why}", warning=True
+            )
+
+    def deletion(self, pod: Pod, finding: Finding, outcome: Outcome) -> None:
+        """Tell what became of a DELETE."""
+        sentence = f"{finding.reason}: {subject(finding)}: {finding.detail}"
+        match outcome.result:
+            case Result.DELETED:
+                self._say(pod, "OrphanDeleted" if finding.reason in DETECTED else "LeftoverDeleted", sentence)
+            case Result.DENIED | Result.ERROR:
+                self._say(pod, "DeletionFailed", f"{outcome.message} {sentence}", warning=True)
+
+    def _say(self, pod: Pod, reason: str, message: str, *, warning: bool = False) -> None:
+        self._put(_Event(pod, reason, message, warning))
+
+    def _put(self, event: _Event | None) -> None:
+        try:
+            self._waiting.put_nowait(event)
+        except queue.Full:
+            log.warning("an Event is dropped: too many are waiting", reason=event.reason if event else None)
+
+    def _run(self) -> None:
+        while (event := self._waiting.get()) is not None:
+            try:
+                self._cluster.post_event(event.pod, event.reason, event.message, warning=event.warning)
+            except Exception:
+                # The rim of this thread: one Event that can't be written must not end all others.
+                log.warning("an Event could not be written", pod=str(event.pod), exc_info=True)
+            self._pause(1 / EVENTS_PER_SECOND)
