@@ -1,0 +1,76 @@
+"""The environment variables that make an Airflow small, quick and its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+USERS: Final = ("admin", "op", "user", "viewer")
+"""Users of the SimpleAuthManager: name, role and password are the same word."""
+
+DAGS: Final = Path(__file__).with_name("dags")
+
+_FOREIGN: Final = ("AIRFLOW", "PYTHON", "VIRTUAL_ENV", "KUBECONFIG", "KUBERNETES_", "KPO_HEALER_")
+"""Variables (by prefix) of the caller that must not reach the Airflow of the lab."""
+
+
+def variables(home: Path, port: int, *, dags: Path = DAGS) -> dict[str, str]:
+    """Everything an Airflow process needs, begun with the caller's own environment; secrets are made up anew."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
+    url = f"http://127.0.0.1:{port}"
+    config: dict[str, Mapping[str, object]] = {
+        "core": {
+            "load_examples": False,
+            "dags_folder": dags,
+            "dags_are_paused_at_creation": False,
+            "dag_discovery_safe_mode": False,
+            "executor": "LocalExecutor",
+            "parallelism": 16,
+            "execution_api_server_url": f"{url}/execution/",
+            "simple_auth_manager_users": ",".join(f"{name}:{name}" for name in USERS),
+            "simple_auth_manager_passwords_file": home / "passwords.json",
+        },
+        "database": {"sql_alchemy_conn": f"sqlite:///{home}/airflow.db?timeout=60"},
+        "api": {"port": port, "host": "127.0.0.1", "workers": 1, "base_url": url, "secret_key": secrets.token_hex(16)},
+        "api_auth": {"jwt_secret": secrets.token_hex(32)},
+        "logging": {"base_log_folder": home / "logs", "colored_console_log": False},
+        **_QUICK,
+    }
+    return inherited | {"AIRFLOW_HOME": str(home), "NO_PROXY": "*", "no_proxy": "*"} | _flat(config)
+
+
+_QUICK: Final[Mapping[str, Mapping[str, object]]] = {
+    "scheduler": {
+        "job_heartbeat_sec": 2,
+        "scheduler_heartbeat_sec": 1,
+        "scheduler_idle_sleep_time": 0.25,
+        "orphaned_tasks_check_interval": 15,
+        "task_instance_heartbeat_timeout": 30,
+        "task_instance_heartbeat_timeout_detection_interval": 5,
+        "allowed_run_id_pattern": ".*",
+    },
+    # A triggerer that seems dead for that long loses its triggers, and what it then cancels is killed: not too short.
+    "triggerer": {"job_heartbeat_sec": 1, "triggerer_health_check_threshold": 15},
+    "workers": {"min_heartbeat_interval": 2},
+    "dag_processor": {
+        "parsing_processes": 1,
+        "min_file_process_interval": 600,
+        "stale_dag_threshold": 3600,
+        "print_stats_interval": 0,
+        "bundle_refresh_check_interval": 60,
+    },
+    "usage_data_collection": {"enabled": False},
+}
+"""Shorter than by default, so that what Airflow notices after minutes is noticed after seconds."""
+
+
+def _flat(config: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
+    """Sections and keys as Airflow reads them from the environment: AIRFLOW__SECTION__KEY."""
+    return {
+        f"AIRFLOW__{section}__{key}".upper(): str(value)
+        for section, keys in config.items()
+        for key, value in keys.items()
+    }
