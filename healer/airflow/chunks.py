@@ -1,0 +1,129 @@
+"""How much is asked in one list: enough that calls are few, little enough that none hurts the server.
+
+A list selects the cross product of its DAGs, runs and tasks. Lists of 1,000 rows block the API server, and with it the
+heartbeats of Airflow's workers, for 0.3 s; each body is kept in Airflow's audit table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
+
+from msgspec import Struct
+
+from healer.airflow.resolve import Cell
+
+PAGE_LIMIT = 1000
+"""Rows taken in one answer. Twice what is expected, so that a wrong guess rarely costs a second call."""
+
+Chunk = tuple[Cell, ...]
+"""Cells that are asked about in one list, sorted."""
+
+
+class Limits(Struct, frozen=True):
+    """What one list may hold: DAGs, runs, bytes of its body, rows expected in the answer."""
+
+    dags: int
+    runs: int = 200
+    body: int = 30_000
+    rows: int = 500
+
+
+FULL = Limits(dags=20)
+"""For lists without a date: each run's rows are all read."""
+
+LATELY = Limits(dags=200, rows=1_000_000)
+"""For lists of what has ended lately: hardly any rows, whatever the number of DAGs."""
+
+_OVERHEAD = 300
+
+
+class _Open:
+    """A chunk that is being filled."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._dags: dict[str, tuple[frozenset[str], frozenset[str], int]] = {}
+        self._names: tuple[set[str], set[str], set[str]] = (set(), set(), set())
+        self._body = _OVERHEAD
+        self._rows = 0
+        self.cells: list[Cell] = []
+
+    def takes(self, cell: Cell, rows: int) -> bool:
+        """Whether the cell still fits. The first one always does."""
+        if not self.cells:
+            return True
+        return (
+            len(self._names[0] | {cell.dag_id}) <= self._limits.dags
+            and len(self._names[1] | {cell.run_id}) <= self._limits.runs
+            and self._body + self._bytes(cell) <= self._limits.body
+            and self._rows - self._expected(cell.dag_id) + self._cross(self._with(cell, rows)) <= self._limits.rows
+        )
+
+    def add(self, cell: Cell, rows: int) -> None:
+        """Take the cell in."""
+        self._body += self._bytes(cell)
+        self._rows -= self._expected(cell.dag_id)
+        self._dags[cell.dag_id] = self._with(cell, rows)
+        self._rows += self._expected(cell.dag_id)
+        for names, name in zip(self._names, cell, strict=True):
+            names.add(name)
+        self.cells.append(cell)
+
+    def _with(self, cell: Cell, rows: int) -> tuple[frozenset[str], frozenset[str], int]:
+        runs, tasks, known = self._dags.get(cell.dag_id, (frozenset(), frozenset(), 0))
+        return runs | {cell.run_id}, tasks | {cell.task_id}, known + rows
+
+    def _expected(self, dag: str) -> int:
+        return self._cross(self._dags[dag]) if dag in self._dags else 0
+
+    @staticmethod
+    def _cross(of_dag: tuple[frozenset[str], frozenset[str], int]) -> int:
+        runs, tasks, known = of_dag
+        return max(len(runs) * len(tasks), known)
+
+    def _bytes(self, cell: Cell) -> int:
+        return sum(_size(name) for names, name in zip(self._names, cell, strict=True) if name not in names)
+
+
+def _size(name: str) -> int:
+    """Bytes of an id in JSON: quotes, comma, blank; six for a character that is not ASCII."""
+    return (len(name) if name.isascii() else 6 * len(name)) + 4
+
+
+def chunks(cells: Iterable[Cell], limits: Limits, expected: Callable[[Cell], int]) -> Iterator[Chunk]:
+    """Yield the cells in chunks. `expected` says how many rows a cell is likely to hold."""
+    filling = _Open(limits)
+    for cell in sorted(cells):
+        rows = expected(cell)
+        if not filling.takes(cell, rows):
+            yield tuple(filling.cells)
+            filling = _Open(limits)
+        filling.add(cell, rows)
+    if filling.cells:
+        yield tuple(filling.cells)
+
+
+def halves(chunk: Chunk) -> tuple[Chunk, Chunk]:
+    """Split a chunk of at least two cells: between DAGs if there are several, else between runs, else between tasks."""
+    for level in range(3):
+        groups = [tuple(group) for _, group in groupby(chunk, key=lambda cell: cell[level])]
+        if len(groups) > 1:
+            middle = len(groups) // 2
+            return sum(groups[:middle], ()), sum(groups[middle:], ())
+    raise ValueError("a single cell can't be split")
+
+
+def body(chunk: Chunk, filters: Mapping[str, object]) -> dict[str, object]:
+    """Return the body of the list. No list in it is ever empty: Airflow takes that for no filter at all."""
+    if not chunk:
+        raise ValueError("an empty chunk would ask for everything")
+    dags, runs, tasks = (sorted(set(column)) for column in zip(*chunk, strict=True))
+    return {
+        "dag_ids": dags,
+        "dag_run_ids": runs,
+        "task_ids": tasks,
+        "page_limit": PAGE_LIMIT,
+        "order_by": "map_index",
+        **filters,
+    }

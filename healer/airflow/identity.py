@@ -1,0 +1,126 @@
+"""Which Pod Airflow itself names for a task instance.
+
+Two sources: the task state store's `pod_identifier` (Airflow 3.3 and later; written after the Pod is created or
+adopted) and the XComs `pod_name` and `pod_namespace`. One that has nothing (404) or that we may not read (403) is no
+source. One that fails in any other way makes the answer unknown: it might have given a reason to keep.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from msgspec import Struct
+
+from healer.airflow import rows
+from healer.airflow.client import Reply
+from healer.airflow.missing import POD_IDENTIFIER, is_state_missing, is_xcom_missing
+from healer.airflow.resolve import Cell
+from healer.airflow.round import Round
+from healer.airflow.singles import askable, ids_of
+from healer.airflow.transport import NoAnswerError, Request
+from healer.model import Identity, Pod, TaskInstance
+from healer.rules import ENDED
+
+T = TypeVar("T")
+
+TASK = "/api/v2/dags/{dag_id}/dagRuns/{dag_run_id}/taskInstances/{task_id}"
+STATE = TASK + "/state-store/{key}"
+XCOM = TASK + "/xcomEntries/{key}"
+
+_POD_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
+
+
+class _Kept(Struct, frozen=True):
+    task: str
+    ended: bool
+    identity: Identity
+
+
+class Identities:
+    """Asks for identities; remembers them per Pod and task instance `id`, which changes with each retry or clear."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, _Kept] = {}
+
+    def of(self, round_: Round, pod: Pod, task: TaskInstance, *, fresh: bool) -> Identity:
+        """Return which Pods Airflow names. `fresh`: ask, whatever is remembered. Never raises."""
+        kept = self._kept.get(pod.uid)
+        ended = task.state in ENDED
+        if not fresh and kept is not None and (kept.task, kept.ended) == (task.id, ended):
+            return kept.identity
+        identity = ask_identity(round_, pod, task)
+        self._kept.pop(pod.uid, None)
+        if identity.failed is None and task.id is not None:
+            self._kept[pod.uid] = _Kept(task.id, ended, identity)
+        return identity
+
+    def start_audit(self) -> None:
+        """Forget what may have changed: as long as the task instance has not ended, another Pod may be adopted."""
+        self._kept = {uid: kept for uid, kept in self._kept.items() if kept.ended}
+
+    def forget(self, uid: str) -> None:
+        """Forget one Pod."""
+        self._kept.pop(uid, None)
+
+
+def ask_identity(round_: Round, pod: Pod, task: TaskInstance) -> Identity:
+    """Ask both sources; the XComs only if the state store does not name this very Pod. Never raises."""
+    cell = Cell(task.dag_id, task.run_id, task.task_id)
+    if not askable(cell):
+        return Identity(failed="its ids can't be part of a URL, so that Airflow can't be asked which Pod it uses")
+    try:
+        stored = Identity(_from_state_store(round_, cell, task.map_index))
+        if stored.names(pod):
+            return stored
+        return Identity(stored.named | _from_xcom(round_, cell, task.map_index))
+    except NoAnswerError as failed:
+        return Identity(failed=str(failed))
+
+
+def _from_state_store(round_: Round, cell: Cell, map_index: int) -> frozenset[tuple[str | None, str]]:
+    if not round_.version.state_store:
+        return frozenset()
+    found = _source(
+        round_, "state-store", STATE, cell, POD_IDENTIFIER, map_index, rows.pod_identifier, is_state_missing
+    )
+    return frozenset() if found is None else frozenset({(found.namespace, _checked(found.name))})
+
+
+def _from_xcom(round_: Round, cell: Cell, map_index: int) -> frozenset[tuple[str | None, str]]:
+    name = _xcom(round_, cell, "pod_name", map_index)
+    if name is None:
+        return frozenset()
+    return frozenset({(_xcom(round_, cell, "pod_namespace", map_index), name)})
+
+
+def _xcom(round_: Round, cell: Cell, key: str, map_index: int) -> str | None:
+    found = _source(
+        round_, "xcom", XCOM, cell, key, map_index, rows.xcom_text, lambda reply: is_xcom_missing(reply, key)
+    )
+    return None if found is None else _checked(found)
+
+
+def _source(
+    round_: Round,
+    call: str,
+    path: str,
+    cell: Cell,
+    key: str,
+    map_index: int,
+    decode: Callable[[bytes], T],
+    missing: Callable[[Reply[T]], bool],
+) -> T | None:
+    """Return what the source says, None if it has nothing or may not be read. Raises NoAnswerError."""
+    request = Request(call, path, {**ids_of(cell), "key": key}, (("map_index", map_index),))
+    reply = round_.ask(request, decode)
+    if missing(reply) or (reply.status == 403 and reply.detail == "Forbidden"):
+        return None
+    return round_.positive(reply).known
+
+
+def _checked(name: str) -> str:
+    if _POD_NAME.fullmatch(name) is None:
+        raise NoAnswerError("Airflow names a Pod by something that is no name")
+    return name

@@ -1,0 +1,235 @@
+"""From labels back to raw ids: what a Pod's labels may stand for, proven by computing each id's label anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import product
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from healer.airflow import rows
+from healer.airflow.missing import is_dag_missing
+from healer.airflow.round import Round
+from healer.airflow.transport import NoAnswerError, Request
+from healer.labels import invert_run_id, may_be_hashed, safe_label
+from healer.model import LabelKey
+
+PAGE = 100
+"""Rows asked for at a time: the server's default maximum."""
+
+DAG_PAGES = 200
+RUN_PAGES = 5
+"""How far lists are read: 20,000 DAGs; of a DAG the 500 newest runs."""
+
+_ISO_HOUR = re.compile(r"[A-Za-z0-9_.\-]*?[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}")
+"""The part of a label that stands before the first colon of an ISO time: nothing was removed from it."""
+
+
+Query = tuple[tuple[str, str | int], ...]
+
+
+class Cell(NamedTuple):
+    """One task of one run by its raw ids: all map indices of it."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+
+
+class Spot(NamedTuple):
+    """The labels without the map index and the try: what is resolved together."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+
+
+class Resolution(Struct, frozen=True):
+    """What a spot may be: all its candidates, or why there are none (`failed`: Airflow did not tell)."""
+
+    cells: tuple[Cell, ...] = ()
+    unresolved: str | None = None
+    failed: str | None = None
+
+
+def spot(key: LabelKey) -> Spot:
+    """Return the labels' spot."""
+    return Spot(key.dag_id, key.run_id, key.task_id)
+
+
+class Book:
+    """Ids that hashed labels were found to stand for, within one DAG (or "" for the labels of DAGs)."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def unknown(self, scope: str, labels: Iterable[str]) -> frozenset[str]:
+        """Return the labels that must be looked up."""
+        return frozenset(label for label in labels if may_be_hashed(label) and (scope, label) not in self._found)
+
+    def note(self, scope: str, labels: Iterable[str], listed: Iterable[str]) -> None:
+        """Remember which of the listed ids the labels stand for, none included."""
+        by_label = _by_label(listed)
+        for label in labels:
+            self._found[scope, label] = by_label.get(label, ())
+
+    def ids(self, scope: str, label: str) -> tuple[str, ...]:
+        """Return what the label may stand for, none if that is not known.
+
+        A label that looks hashed may still be an id of that very text, so it is always among its own candidates.
+        """
+        if not may_be_hashed(label):
+            return (label,)
+        found = self._found.get((scope, label), ())
+        return tuple(dict.fromkeys((label, *found))) if found else ()
+
+    def forget(self, keep: Callable[[str, str], bool]) -> None:
+        """Forget the failures, and what nobody asks for any more."""
+        self._found = {key: ids for key, ids in self._found.items() if ids and keep(*key)}
+
+
+class Resolver:
+    """Remembers which ids labels stand for. What could not be found out is forgotten at each audit."""
+
+    def __init__(self) -> None:
+        self._dags, self._tasks, self._runs = Book(), Book(), Book()
+        self._asked: set[Spot] = set()
+
+    def start_audit(self) -> None:
+        """Let the next round try again what no id was found for, and forget what no Pod asked for since the last."""
+        dags = {s.dag_id for s in self._asked}
+        runs = {s.run_id for s in self._asked}
+        tasks = {s.task_id for s in self._asked}
+        self._dags.forget(lambda _, label: label in dags)
+        self._runs.forget(lambda _, label: label in runs)
+        self._tasks.forget(lambda _, label: label in tasks)
+        self._asked = set()
+
+    def resolve(self, round_: Round, spots: Iterable[Spot]) -> dict[Spot, Resolution]:
+        """Return what each spot may be, asking Airflow for what is not known yet."""
+        wanted = set(spots)
+        self._asked |= wanted
+        trouble = self._learn(self._dags, "", {s.dag_id for s in wanted}, lambda _: _dags(round_))
+        by_dag: dict[str, set[Spot]] = {}
+        for s in wanted:
+            for dag in self._dags.ids("", s.dag_id):
+                by_dag.setdefault(dag, set()).add(s)
+        for dag, of_dag in by_dag.items():
+            trouble |= self._learn_of(round_, dag, of_dag)
+        return {s: self._resolution(s, trouble) for s in wanted}
+
+    def _learn_of(self, round_: Round, dag: str, spots: set[Spot]) -> dict[tuple[str, str], str]:
+        """Learn the tasks and runs of one DAG; return what Airflow did not tell, and why."""
+        tasks, runs = {s.task_id for s in spots}, {s.run_id for s in spots}
+        inverted = {label: run for label in self._runs.unknown(dag, runs) if (run := invert_run_id(label))}
+        self._runs.note(dag, inverted, inverted.values())
+        return self._learn(self._tasks, dag, tasks, lambda _: _tasks(round_, dag)) | self._learn(
+            self._runs, dag, runs, lambda labels: _runs(round_, dag, labels)
+        )
+
+    @staticmethod
+    def _learn(
+        book: Book, scope: str, labels: set[str], listed: Callable[[frozenset[str]], Iterable[str]]
+    ) -> dict[tuple[str, str], str]:
+        unknown = book.unknown(scope, labels)
+        if not unknown:
+            return {}
+        try:
+            book.note(scope, unknown, listed(unknown))
+        except NoAnswerError as failed:
+            return {(scope, label): str(failed) for label in unknown}
+        return {}
+
+    def _resolution(self, s: Spot, trouble: Mapping[tuple[str, str], str]) -> Resolution:
+        dags = self._dags.ids("", s.dag_id)
+        places = [("", s.dag_id), *((dag, label) for dag in dags for label in (s.run_id, s.task_id))]
+        failed = next((trouble[place] for place in places if place in trouble), None)
+        if failed is not None:
+            return Resolution(failed=failed)
+        cells = tuple(
+            Cell(dag, run, task)
+            for dag in dags
+            for run, task in product(self._runs.ids(dag, s.run_id), self._tasks.ids(dag, s.task_id))
+        )
+        return Resolution(cells) if cells else Resolution(unresolved=self._why(s, dags))
+
+    def _why(self, s: Spot, dags: tuple[str, ...]) -> str:
+        if not dags:
+            return f"label dag_id={s.dag_id} is hashed, and no DAG that we may read has it"
+        if not any(self._tasks.ids(dag, s.task_id) for dag in dags):
+            return f"label task_id={s.task_id} is hashed, and no task of the DAG as it is now has it"
+        return (
+            f"label run_id={s.run_id} is hashed, and neither Airflow's own forms of run ids "
+            f"nor the {RUN_PAGES * PAGE} newest runs of the DAG have it"
+        )
+
+
+def _by_label(ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for raw in dict.fromkeys(ids):
+        label = safe_label(raw)
+        found[label] = (*found.get(label, ()), raw)
+    return found
+
+
+def _dags(round_: Round) -> list[str]:
+    """Return the ids of all DAGs that we may read, those whose file is gone included."""
+    query = (("exclude_stale", "false"), ("order_by", "dag_id"))
+    return list(_paged(round_, Request("dags", "/api/v2/dags", query=query), rows.dag_ids, DAG_PAGES))
+
+
+def _tasks(round_: Round, dag: str) -> tuple[str, ...]:
+    """Return the tasks of a DAG as it is now; none if there is no such DAG."""
+    reply = round_.ask(Request("tasks", "/api/v2/dags/{dag_id}/tasks", {"dag_id": dag}), rows.task_ids)
+    if is_dag_missing(reply, dag):
+        return ()
+    return round_.positive(reply).known.ids
+
+
+def _runs(round_: Round, dag: str, labels: frozenset[str]) -> list[str]:
+    """Return runs among which those of the labels should be: those of the same hours, then the DAG's newest."""
+    found: list[str] = []
+    hours = {match[0] for label in labels if (match := _ISO_HOUR.match(label))} if round_.version.prefixes else set()
+    for hour in sorted(hours):
+        found += _listed_runs(round_, dag, (("run_id_prefix_pattern", hour),), labels)
+    if labels - _by_label(found).keys():
+        found += _listed_runs(round_, dag, (), labels)
+    return found
+
+
+def _listed_runs(round_: Round, dag: str, query: Query, labels: frozenset[str]) -> list[str]:
+    """Return a DAG's runs, newest first, until all labels are found; none if there is no such DAG."""
+    request = Request("runs", "/api/v2/dags/{dag_id}/dagRuns", {"dag_id": dag}, (*query, ("order_by", "-id")))
+    found: list[str] = []
+    missing = set(labels)
+    try:
+        for run in _paged(round_, request, rows.run_ids, RUN_PAGES):
+            found.append(run)
+            missing.discard(safe_label(run))
+            if not missing:
+                break
+    except NoDagError:
+        return []
+    return found
+
+
+class NoDagError(NoAnswerError):
+    """A list within a DAG that Airflow does not have."""
+
+
+def _paged(round_: Round, request: Request, decode: Callable[[bytes], rows.Ids], pages: int) -> Iterator[str]:
+    """Yield the ids of a list, page by page. The server may give less at a time than it was asked for."""
+    offset = 0
+    for _ in range(pages):
+        query = (*request.query, ("limit", PAGE), ("offset", offset))
+        reply = round_.ask(msgspec.structs.replace(request, query=query), decode)
+        if is_dag_missing(reply, str(request.ids.get("dag_id", ""))):
+            raise NoDagError("Airflow has no such DAG")
+        page = round_.positive(reply).known
+        yield from page.ids
+        offset += len(page)
+        if not page.ids or offset >= page.total:
+            return
