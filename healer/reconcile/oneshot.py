@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 from msgspec import Struct
 
-from healer.airflow import Airflow, AirflowRefused, NoAnswerError
+from healer.airflow import Airflow
 from healer.cluster import Cluster, ClusterError, Right, sole_replica
 from healer.config import AirflowConfig, Config
 from healer.metrics import Metrics
@@ -142,12 +142,9 @@ class _House:
     def _ready(self, airflow: AirflowConfig) -> Airflow:
         """Log in at once: a command whose login is refused must say so, also where there is no Pod to ask about."""
         client = Airflow(airflow)
-        try:
-            client.login()
-        except AirflowRefused:
-            raise
-        except NoAnswerError as error:
-            self._trouble.append(f"Airflow {airflow.name}: {error}")
+        trouble = client.login()
+        if trouble is not None:
+            self._trouble.append(f"Airflow {airflow.name}: {trouble}")
         return client
 
     def picture(self) -> Picture:
