@@ -92,9 +92,9 @@ class Metrics:
         for why in Withheld:
             self._withheld.labels(airflow, why.value).set(counts.get(why, 0))
 
-    def deletion(self, airflow: str, reason: Reason, result: str) -> None:
+    def deletion(self, airflow: str, reason: str, result: str) -> None:
         """Count one attempt to delete; `result` is one of `RESULTS`."""
-        self._deletions.labels(airflow, reason.value, result).inc()
+        self._deletions.labels(airflow, str(reason), result).inc()
 
     def healing_delay(self, airflow: str, seconds: float) -> None:
         """Observe the time from due to deleted."""

@@ -11,9 +11,10 @@ from healer.config.advice import warnings
 from healer.config.fields import LogFormat, LogLevel, Mode, Ownership, listen_address, parse_duration
 from healer.config.load import ConfigError, load
 from healer.config.models import AirflowConfig, Breaker, Config, Limits, Log, Policy, Retention
-from healer.config.settings import Setting, Twin, settings
+from healer.config.settings import TWINS, Setting, Twin, settings
 
 __all__ = [
+    "TWINS",
     "AirflowConfig",
     "Breaker",
     "Config",

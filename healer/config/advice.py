@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from healer.config.fields import hint, parse_duration
 from healer.config.models import AirflowConfig, Breaker, Config, Model, Policy, Retention
-from healer.config.settings import AIRFLOW_TWINS, ENV_PREFIX, TOP_TWINS
+from healer.config.settings import ENV_PREFIX, TWINS
 
 _NO_ENV: Mapping[str, str] = MappingProxyType({})
 
@@ -31,7 +31,7 @@ def _stale(config: Config) -> Iterator[str]:
 
 
 def _stray(env: Mapping[str, str]) -> Iterator[str]:
-    known = [twin.env for twin in (*TOP_TWINS, *AIRFLOW_TWINS)]
+    known = [twin.env for twin in TWINS]
     for name in sorted(env):
         # Kubernetes itself sets KPO_HEALER_SERVICE_HOST and the like for a Service called kpo-healer.
         if name.startswith(ENV_PREFIX) and name not in known and not re.search(r"_(SERVICE|PORT)(_|$)", name):

@@ -58,6 +58,9 @@ AIRFLOW_TWINS = (
 """What describes the one Airflow `default` where no file does."""
 
 
+TWINS = (*TOP_TWINS, *AIRFLOW_TWINS)
+
+
 class Setting(NamedTuple):
     """One key of the file: the keys it stands under, its default as YAML (None: required), what it means."""
 

@@ -1,0 +1,12 @@
+"""The command line: run, scan, explain, check.
+
+Exit codes: 0 good; 1 something found (`scan`) or not all good (`check`); 2 a usage or configuration error, a Pod that
+does not exist, a refused login; 3 incomplete. Every error is one sentence on standard error.
+"""
+
+from __future__ import annotations
+
+from healer.cli.commands import cli
+from healer.cli.rim import main
+
+__all__ = ["cli", "main"]

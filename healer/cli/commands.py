@@ -1,0 +1,128 @@
+"""The commands, each a few lines: read the options, ask, print, answer with an exit code.
+
+What asks and prints is imported when it is needed: Airflow's client alone takes a second.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from healer import __version__
+from healer.cli.options import Session, configured, output
+from healer.cli.output import NoReaderError
+from healer.cluster import Cluster
+
+GOOD = 0
+FOUND = 1
+NOT_GOOD = 1
+INCOMPLETE = 3
+
+
+class _Group(click.Group):
+    """Turns a reader that has gone into an exception of ours: click would answer it with 1, which means "found"."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise NoReaderError from None
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Every option of the configuration has a variable too, as KPO_HEALER_MODE. Options stand after the command.",
+)
+@click.version_option(__version__, prog_name="kpo-healer", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Find the Pods that Airflow's KubernetesPodOperator left behind, and report or delete them."""
+
+
+@cli.command()
+@click.option("--once", is_flag=True, help="Heal what is there now and end, as for a CronJob.")
+@output
+@configured(quiet=False)
+def run(session: Session, once: bool, form: str) -> int:
+    """Run the controller until SIGTERM; or with --once heal what is there now.
+
+    With --once it looks, waits for at most the longest grace, confirms, acts, and lists what is due later.
+    Exit status: 0 after a clean stop; with --once 0 when done, 3 when incomplete.
+    """
+    if not once:
+        from healer import controller
+
+        return controller.run(session.config, session.connection)
+    from healer.cli import findings
+    from healer.reconcile import heal_once
+
+    healed = heal_once(session.config, _cluster(session))
+    findings.show_healed(healed, form)
+    return _completeness(healed.incomplete)
+
+
+@cli.command()
+@click.option("--all", "everything", is_flag=True, help="Show every KubernetesPodOperator Pod, not only suspects.")
+@output
+@configured(quiet=True)
+def scan(session: Session, everything: bool, form: str) -> int:
+    """Look once at every Pod and show the suspects; change nothing.
+
+    Exit status: 0 nothing found, 1 something found, 3 incomplete (wins over 1).
+    """
+    from healer.cli import findings
+    from healer.reconcile import scan as look
+
+    seen = look(session.config, _cluster(session))
+    suspects = findings.suspects(seen.findings)
+    looked_at = None if seen.incomplete else len(seen.findings)
+    findings.show(seen.findings if everything else suspects, form, looked_at=looked_at)
+    return _completeness(seen.incomplete) or (FOUND if suspects else GOOD)
+
+
+@cli.command()
+@click.argument("pod", metavar="NAMESPACE/POD")
+@output
+@configured(quiet=True)
+def explain(session: Session, pod: str, form: str) -> int:
+    """Say all about one Pod: its labels, what Airflow says, every rule tried and why it did or did not match.
+
+    Exit status: 0, or 3 when Airflow gave no clear answer.
+    """
+    from healer.cli import explaining
+    from healer.reconcile import explain as look
+
+    namespace, slash, name = pod.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise click.UsageError(f"{pod!r} is no Pod's name: write NAMESPACE/POD, as airflow/my-task-abc123")
+    cluster = _cluster(session)
+    explanation = look(session.config, cluster, namespace, name)
+    explaining.show(explanation, form, now=cluster.now())
+    return INCOMPLETE if explaining.is_incomplete(explanation) else GOOD
+
+
+@cli.command()
+@output
+@configured(quiet=True)
+def check(session: Session, form: str) -> int:
+    """Check the configuration, the cluster, the rights there, and each Airflow; say how to mend what is not good.
+
+    Exit status: 0 all good, 1 not. Warnings do not change it.
+    """
+    from healer.cli import checks
+
+    lines = list(checks.check(session.config, _cluster(session), os.environ))
+    checks.show(lines, form)
+    return GOOD if checks.all_good(lines) else NOT_GOOD
+
+
+def _cluster(session: Session) -> Cluster:
+    return Cluster(session.connection, freshness=session.config.freshness)
+
+
+def _completeness(incomplete: tuple[str, ...]) -> int:
+    for why in incomplete:
+        click.echo(f"incomplete: {why}", err=True)
+    return INCOMPLETE if incomplete else GOOD

@@ -1,0 +1,165 @@
+"""Showing all there is to say about one Pod."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET
+
+from healer.cli.output import age, moment, printable, write, write_data, write_table
+from healer.model import (
+    Action,
+    Answer,
+    Container,
+    Known,
+    LabelKey,
+    Pod,
+    Reason,
+    RunDeleted,
+    TaskInstance,
+    Unknown,
+    Withheld,
+)
+from healer.reconcile import Explanation
+from healer.report import Shown, rfc3339
+from healer.rules import base_name, is_done, untouchable
+
+_WAITS = {
+    Withheld.REPORT_MODE: "but this is report mode: nothing is deleted",
+    Withheld.NOT_DUE: "but it is not due yet",
+    Withheld.BREAKER: "but the breaker is open: too much is condemned at once",
+    Withheld.RATE: "but the budget of deletions is spent for now",
+}
+
+
+def is_incomplete(explanation: Explanation) -> bool:
+    """Whether Airflow was needed and gave no clear answer."""
+    return explanation.shown.finding.reason is Reason.AIRFLOW_UNKNOWN
+
+
+def show(explanation: Explanation, form: str, *, now: float | None) -> None:
+    """Print an explanation. `now` is the API server's time (epoch seconds), for the Pod's age."""
+    if form != "table":
+        write_data(_data(explanation, now), form)
+        return
+    pod, answer = explanation.pod, explanation.answer
+    _section(f"Pod {pod}", _pod(pod, answer, now))
+    _section(f"What Airflow {explanation.shown.airflow} says", _answer(explanation))
+    write("Rules, in the order in which they are tried")
+    write_table(
+        ("", "rule", "because"), [("yes" if s.matched else "no", s.reason.value, s.why) for s in explanation.steps]
+    )
+    write("")
+    _section("What happens next", [next_step(explanation.shown)])
+
+
+def next_step(shown: Shown) -> str:
+    """Say in one sentence what becomes of the Pod."""
+    reason = shown.finding.reason.value
+    if shown.action is Action.KEEP:
+        return (
+            f"It is kept: {reason} never acts on a Pod."
+            if _always(shown)
+            else f"It is kept: the policy says so for {reason}."
+        )
+    what = "It is to be deleted" if shown.action is Action.DELETE else "It is reported and never deleted"
+    due = f"; due at {rfc3339(shown.due)} at the earliest" if shown.due is not None else ""
+    waits = f", {_WAITS[shown.withheld]}" if shown.withheld else ""
+    return f"{what} as {reason}{waits}{due}."
+
+
+def _always(shown: Shown) -> bool:
+    return shown.finding.reason.action is Action.KEEP
+
+
+def _section(title: str, lines: list[str]) -> None:
+    write("\n".join([title, *(f"  {printable(line)}" for line in lines), ""]) + "\n")
+    write("")
+
+
+def _pod(pod: Pod, answer: Answer, now: float | None) -> list[str]:
+    task = answer.task if isinstance(answer, Known) else None
+    work = "done" if is_done(pod, base_name(task)) else "active"
+    old = f", {age(now - pod.created)} old" if now is not None and pod.created is not None else ""
+    marks = [name for name in ("terminating", "protected", "owned", "checked") if getattr(pod, name)]
+    return [
+        f"uid         {pod.uid}",
+        f"phase       {pod.phase or 'missing'}, {work}{old}",
+        f"labels      {_labels(pod)}",
+        *(f"container   {_container(container)}" for container in pod.containers),
+        *([f"marks       {', '.join(marks)}"] if marks else []),
+    ]
+
+
+def _labels(pod: Pod) -> str:
+    return " ".join(f"{name}={value}" for name, value in labels_of(pod).items()) or "none"
+
+
+def labels_of(pod: Pod) -> dict[str, str]:
+    """Return the operator's labels that the Pod has."""
+    found = {name: getattr(pod.labels, name) for name in LabelKey.__struct_fields__}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _container(container: Container) -> str:
+    if not container.terminated:
+        return f"{container.name}: not ended"
+    ended = moment(container.finished_at) or "a time not known"
+    return f"{container.name}: ended with exit code {container.exit_code} at {ended}"
+
+
+def _answer(explanation: Explanation) -> list[str]:
+    answer = explanation.answer
+    if untouchable(explanation.pod):
+        return ["It need not be asked: the Pod alone decides."]
+    if isinstance(answer, Known):
+        return [_row(answer.task), *_identity(answer)]
+    if isinstance(answer, RunDeleted):
+        return [f"DAG {answer.dag_id} exists, its run {answer.run_id} does not."]
+    if isinstance(answer, Unknown):
+        return [f"No clear answer: {answer.why}"]
+    return [str(getattr(answer, "why", "nothing"))]
+
+
+def _row(task: TaskInstance) -> str:
+    mapped = f" [{task.map_index}]" if task.map_index >= 0 else ""
+    state = "missing" if task.state is UNSET else task.state or "none (cleared)"
+    ended = f", ended {moment(task.end_date)}" if task.end_date is not None else ""
+    return (
+        f"task {task.task_id}{mapped} of DAG {task.dag_id}, run {task.run_id}: "
+        f"state {state}, try {task.try_number}, operator {task.operator}{ended}"
+    )
+
+
+def _identity(answer: Known) -> list[str]:
+    identity = answer.identity
+    if identity is None:
+        return ["It was not asked which Pod it uses: no rule needs that here."]
+    if identity.failed:
+        return [f"It could not be read which Pod it uses: {identity.failed}"]
+    names = sorted(f"{namespace or '*'}/{name}" for namespace, name in identity.named)
+    return [f"The Pod it names as the one in use: {', '.join(names) or 'none'}"]
+
+
+def _data(explanation: Explanation, now: float | None) -> dict[str, Any]:
+    pod = explanation.pod
+    return {
+        "finding": explanation.shown.to_dict(),
+        "pod": {
+            "phase": pod.phase,
+            "created": moment(pod.created),
+            "age_seconds": round(now - pod.created) if now is not None and pod.created is not None else None,
+            "containers": [
+                {
+                    "name": container.name,
+                    "terminated": container.terminated,
+                    "exit_code": container.exit_code,
+                    "finished": moment(container.finished_at),
+                }
+                for container in pod.containers
+            ],
+        },
+        "airflow_says": _answer(explanation),
+        "rules": [{"reason": s.reason.value, "matched": s.matched, "why": s.why} for s in explanation.steps],
+        "next": next_step(explanation.shown),
+    }

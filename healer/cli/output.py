@@ -1,0 +1,92 @@
+"""Writing answers: tables for people, JSON and YAML for machines, on standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDTH = 100_000
+"""Columns of a table: never fold a line, so that ids stay whole for grep and for copying."""
+
+STYLES: Mapping[str, str] = {
+    "delete": "bold red",
+    "report": "yellow",
+    "keep": "green",
+    "ok": "green",
+    "warn": "yellow",
+    "fail": "bold red",
+    "yes": "bold",
+    "no": "dim",
+}
+
+
+class NoReaderError(Exception):
+    """Whoever read our output has gone, as `head` does."""
+
+
+def write(text: str) -> None:
+    """Write to standard output at once."""
+    try:
+        click.echo(text.rstrip("\n"))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise NoReaderError from None
+
+
+def write_data(data: object, form: str) -> None:
+    """Write as JSON or YAML."""
+    if form == "json":
+        write(json.dumps(data, indent=2))
+    else:
+        write(yaml.safe_dump(data, sort_keys=False, default_flow_style=False))
+
+
+def write_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write aligned columns; in colour on a terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for header in headers:
+        table.add_column(header.upper(), no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console = Console(width=WIDTH, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    write("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _cell(value: object) -> Text:
+    text = "-" if value is None or value == "" else printable(str(value))
+    return Text(text, style=STYLES.get(text, ""))
+
+
+def printable(text: str) -> str:
+    """Escape control characters: ids and messages are written by others and must not steer the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def age(seconds: float) -> str:
+    """A time span as kubectl shows it: `45s`, `12m`, `3h20m`, `4d`."""
+    minutes = int(seconds // 60)
+    if seconds < 0:
+        return f"-{age(-seconds)}"
+    if minutes < 2:
+        return f"{int(seconds)}s"
+    if minutes < 120:
+        return f"{minutes}m"
+    return f"{minutes // 60}h{minutes % 60:02}m" if minutes < 48 * 60 else f"{minutes // 1440}d"
+
+
+def moment(seconds: float | None) -> str | None:
+    """Return epoch seconds as `2026-01-31T12:00:00Z`."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,72 @@
+"""The rim: whatever goes wrong inside becomes one sentence on standard error and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import click
+
+from healer.cli.commands import cli
+from healer.cli.output import NoReaderError, printable
+from healer.config import ConfigError
+
+USAGE = 2
+INCOMPLETE = 3
+INTERRUPTED = 130
+NO_READER = 141
+"""What a shell answers for a program that SIGPIPE ended."""
+
+_log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # ids may hold what the terminal's encoding lacks
+    sys.exit(outcome(lambda: cli.main(arguments, prog_name="kpo-healer", standalone_mode=False)))
+
+
+def outcome(command: Callable[[], int | None]) -> int:
+    """Return the exit code of a command; tell on standard error what went wrong."""
+    try:
+        return command() or 0
+    except NoReaderError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its own exit
+        return NO_READER
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help(), err=True)
+        return USAGE
+    except click.ClickException as error:
+        return _tell(f"{error.format_message().rstrip('.')}: see kpo-healer --help", USAGE)
+    except ConfigError as error:
+        return _tell(str(error), USAGE)
+    except Exception as error:  # noqa: BLE001 - the last rim: a user gets a sentence, the traceback is for debugging
+        return _failed(error)
+
+
+def _failed(error: Exception) -> int:
+    """Tell what the world or we did wrong. Imports late: whoever raises these has paid for their imports already."""
+    from healer.airflow import AirflowRefused
+    from healer.cluster import ClusterError, ConnectError
+    from healer.metrics import ListenError
+    from healer.reconcile import NoSuchPodError
+
+    if isinstance(error, ConnectError | ListenError | NoSuchPodError | AirflowRefused):
+        return _tell(str(error), USAGE)
+    if isinstance(error, ClusterError):
+        return _tell(str(error), INCOMPLETE)
+    _log.debug("the traceback of the mistake", exc_info=error)
+    what = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return _tell(f"kpo-healer made a mistake ({what}): please report it with what --log-level debug shows", INCOMPLETE)
+
+
+def _tell(text: str, code: int) -> int:
+    for line in text.splitlines():
+        click.echo(f"error: {printable(line)}", err=True)
+    return code
