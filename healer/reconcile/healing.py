@@ -285,7 +285,7 @@ class Healing:
             reason=finding.reason.value,
             detail=finding.detail,
             result=deletion.result.value,
-            message=deletion.message or None,
+            said=deletion.message or None,
             task=msgspec.to_builtins(task) if task else None,
             sightings=suspect.sightings,
             suspected_seconds=round(self._clock() - suspect.since, 3),
