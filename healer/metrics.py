@@ -134,7 +134,7 @@ class Metrics:
     def pass_done(self, airflow: str, seconds: float, wall_time: float) -> None:
         """Observe a finished pass and when it ended."""
         self._pass_duration.labels(airflow).observe(seconds)
-        self._last_pass.set(wall_time)
+        self._last_pass.labels(airflow).set(wall_time)
 
     def watch_restarts(self, total: int) -> None:
         """Bring the counter up to how often the watch was restarted so far."""
@@ -175,7 +175,7 @@ class Metrics:
 
     def _create_passes(self) -> None:
         self._pass_duration = self._histogram("pass_duration_seconds", "How long a pass took.", PASSES, "airflow")
-        self._last_pass = self._gauge("last_pass_timestamp_seconds", "When the last pass ended.")
+        self._last_pass = self._gauge("last_pass_timestamp_seconds", "When the last pass ended.", "airflow")
         self._restarts = self._counter("watch_restarts", "How often the watch had to be started again.")
         self._gauge("build_info", "The version that runs.", "version").labels(__version__).set(1)
 
@@ -190,6 +190,7 @@ class Metrics:
         self.airflow_success(name, 0)
         self._delay.labels(name)
         self._pass_duration.labels(name)
+        self._last_pass.labels(name)
         for reason in ACTING:
             for result in RESULTS:
                 self._deletions.labels(name, reason.value, result)

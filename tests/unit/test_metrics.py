@@ -31,7 +31,7 @@ CONTRACT = {
     "kubernetes_requests_total": {"verb", "code"},
     "namespace_readable": {"namespace"},
     "pass_duration_seconds": {"airflow"},
-    "last_pass_timestamp_seconds": set(),
+    "last_pass_timestamp_seconds": {"airflow"},
     "watch_restarts_total": set(),
     "build_info": {"version"},
 }
@@ -161,7 +161,7 @@ def test_counts(metrics: Metrics) -> None:
     assert value(metrics, "kubernetes_requests_total", verb="delete", code="409") == 1
     assert value(metrics, "namespace_readable", namespace="x") == 1
     assert value(metrics, "pass_duration_seconds_count", airflow="a") == 1
-    assert value(metrics, "last_pass_timestamp_seconds") == 456
+    assert value(metrics, "last_pass_timestamp_seconds", airflow="a") == 456
 
 
 def test_watch_restarts_follow_the_watch(metrics: Metrics) -> None:
