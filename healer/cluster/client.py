@@ -71,6 +71,18 @@ class Cluster:
         """The address of the API server."""
         return self._transport.server
 
+    def close(self) -> None:
+        """Close the connections. The cluster can still be used; it then opens new ones."""
+        self._transport.close()
+
+    def __enter__(self) -> Cluster:
+        """Return itself: `with` closes the connections."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections."""
+        self.close()
+
     def now(self) -> float | None:
         """Return the API server's time in seconds since the epoch, at most about a second early; None at first."""
         return self._transport.now()

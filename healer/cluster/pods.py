@@ -188,8 +188,8 @@ def _pod(raw: _Pod) -> Pod | None:
         checked=labels.already_checked == "True",
         restart_never=spec.restart_policy == "Never",
         stamp=_shared(labels.stamp),
-        cpu_cores=sum(quantity(each.cpu) for each in requests if each),
-        memory_bytes=sum(quantity(each.memory) for each in requests if each),
+        cpu_cores=sum((quantity(each.cpu) for each in requests if each), 0.0),
+        memory_bytes=sum((quantity(each.memory) for each in requests if each), 0.0),
     )
 
 

@@ -132,6 +132,7 @@ class Transport:
 
         Raises:
             Unreachable: there was no answer.
+            ConnectError: our credentials ended and can't be renewed; nothing was sent.
         """
         try:
             with _checking(last_check):
@@ -144,15 +145,16 @@ class Transport:
             self._renew()
         return reply
 
+    def close(self) -> None:
+        """Close idle connections; one in use is closed when its answer is read."""
+        self._client.close()
+
     def _call(self, request: Request) -> urllib3.BaseHTTPResponse:
         """Return the response with its body still unread."""
         from kubernetes.client.exceptions import ApiException
 
         client = self._client
-        headers = {"Accept": "application/json", "Content-Type": request.content_type}
-        method, url, headers, body, _ = client.param_serialize(
-            request.method, request.resource, header_params=headers, body=request.body, auth_settings=["BearerToken"]
-        )
+        method, url, headers, body, _ = _signed(client, request)
         try:
             answer = client.call_api(method, url, headers, body, _request_timeout=request.timeout)
         except ApiException as error:  # the client's way to say that TLS failed
@@ -166,6 +168,7 @@ class Transport:
             body = response.data
         except (HTTPError, OSError):
             # The status line of a DELETE says all; whether the rest arrives changes nothing.
+            response.close()
             if request.method != "DELETE":
                 raise
             body = b""
@@ -191,9 +194,10 @@ class Transport:
     def _renew(self) -> None:
         """Read the credentials again, for the next request: a kubeconfig's token file is otherwise read but once."""
         try:
-            self._client = self._new_client()
+            old, self._client = self._client, self._new_client()
         except ConnectError:  # being rewritten, perhaps; the 401 says enough, and the next one tries again
             return
+        old.close()
 
     def _new_client(self) -> Any:
         from kubernetes.client.api_client import ApiClient
@@ -202,6 +206,19 @@ class Transport:
         client.user_agent = "kpo-healer"
         client.rest_client.pool_manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
         return client
+
+
+def _signed(client: Any, request: Request) -> Any:
+    """Return the request in the client's own form, with our credentials, which may be renewed for it."""
+    from kubernetes.config import ConfigException
+
+    headers = {"Accept": "application/json", "Content-Type": request.content_type}
+    try:
+        return client.param_serialize(
+            request.method, request.resource, header_params=headers, body=request.body, auth_settings=["BearerToken"]
+        )
+    except (ConfigException, OSError, ValueError) as error:  # a token file that is being written, a login plugin
+        raise ConnectError(f"The credentials for the Kubernetes API server can't be renewed: {error}") from error
 
 
 @contextmanager
