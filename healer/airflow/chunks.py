@@ -6,7 +6,7 @@ heartbeats of Airflow's workers, for 0.3 s; each body is kept in Airflow's audit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 
 from msgspec import Struct
@@ -41,8 +41,9 @@ _OVERHEAD = 300
 class _Open:
     """A chunk that is being filled."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, avoid: Collection[Cell]) -> None:
         self._limits = limits
+        self._avoid = avoid
         self._dags: dict[str, tuple[frozenset[str], frozenset[str], int]] = {}
         self._names: tuple[set[str], set[str], set[str]] = (set(), set(), set())
         self._body = _OVERHEAD
@@ -57,7 +58,14 @@ class _Open:
             len(self._names[0] | {cell.dag_id}) <= self._limits.dags
             and len(self._names[1] | {cell.run_id}) <= self._limits.runs
             and self._body + self._bytes(cell) <= self._limits.body
+            and not any(self._would_cross(cell, large) for large in self._avoid)
             and self._rows - self._expected(cell.dag_id) + self._cross(self._with(cell, rows)) <= self._limits.rows
+        )
+
+    def _would_cross(self, cell: Cell, large: Cell) -> bool:
+        """Whether the large cell would come into the cross product, though nobody has put it into the chunk."""
+        return cell != large and all(
+            part in names or part == new for part, names, new in zip(large, self._names, cell, strict=True)
         )
 
     def add(self, cell: Cell, rows: int) -> None:
@@ -91,14 +99,19 @@ def _size(name: str) -> int:
     return (len(name) if name.isascii() else 6 * len(name)) + 4
 
 
-def chunks(cells: Iterable[Cell], limits: Limits, expected: Callable[[Cell], int]) -> Iterator[Chunk]:
-    """Yield the cells in chunks. `expected` says how many rows a cell is likely to hold."""
-    filling = _Open(limits)
+def chunks(
+    cells: Iterable[Cell], limits: Limits, expected: Callable[[Cell], int], avoid: Collection[Cell] = ()
+) -> Iterator[Chunk]:
+    """Yield the cells in chunks. `expected` says how many rows a cell is likely to hold.
+
+    `avoid` are large cells that no list should select by its cross product.
+    """
+    filling = _Open(limits, avoid)
     for cell in sorted(cells):
         rows = expected(cell)
         if not filling.takes(cell, rows):
             yield tuple(filling.cells)
-            filling = _Open(limits)
+            filling = _Open(limits, avoid)
         filling.add(cell, rows)
     if filling.cells:
         yield tuple(filling.cells)

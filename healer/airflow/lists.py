@@ -103,7 +103,7 @@ class Lister:
         """Ask about all cells and return what came. Never raises: what fails is noted in the harvest."""
         large = [cell for cell in self._wanted if self._sizes.is_large(cell, whole=question.whole)]
         others = set(self._wanted).difference(large)
-        pending = list(self._chunked(others, question))
+        pending = list(self._chunked(others, question, large))
         while pending:
             pending += self._ask(pending.pop(), question, large)
         for cell in large:
@@ -112,12 +112,12 @@ class Lister:
                 self._marks.covered([cell], later(before, self._marks.newest), first=question.whole)
         return self._harvest
 
-    def _chunked(self, cells: Iterable[Cell], question: Question) -> Iterable[Chunk]:
+    def _chunked(self, cells: Iterable[Cell], question: Question, large: Sequence[Cell]) -> Iterable[Chunk]:
         """Chunks of like cells: one without a mark would take the date off a whole chunk."""
         cells = set(cells)
         marked = {cell for cell in cells if not question.whole and self._marks.marked(cell)}
-        yield from chunks(marked, LATELY, _one)
-        yield from chunks(cells - marked, self._sizes.limits(FULL), self._expected)
+        yield from chunks(marked, LATELY, _one, large)
+        yield from chunks(cells - marked, self._sizes.limits(FULL), self._expected, large)
 
     def _expected(self, cell: Cell) -> int:
         return self._sizes.expected(cell, len(self._wanted[cell]))
@@ -137,11 +137,21 @@ class Lister:
         if reply.known.short:
             self._sizes.short(chunk, reply.known, whole=question.whole)
             if len(chunk) > 1:
-                return _apart(chunk, reply.known)
+                return self._apart(chunk, reply.known, question)
             large.append(chunk[0])
             return ()
         self._complete(chunk, reply, question, before)
         return ()
+
+    def _apart(self, chunk: Chunk, page: rows.Page, question: Question) -> Sequence[Chunk]:
+        """Split a chunk that had too many rows: the tasks that crowd the page each apart, else in halves."""
+        heavy = {cell for cell, count in _counted(page).items() if count >= CROWD and count * CROWD > len(page)}
+        if not heavy:
+            return halves(chunk)
+        light = [cell for cell in chunk if cell not in heavy]
+        parts = [(cell,) for cell in chunk if cell in heavy] + list(self._chunked(light, question, tuple(heavy)))
+        # A single part would be the same question again: the crowd is of rows that were not asked for.
+        return parts if len(parts) > 1 else halves(chunk)
 
     def _complete(self, chunk: Chunk, reply: Reply[rows.Page], question: Question, before: float | None) -> None:
         page = reply.known
@@ -203,16 +213,6 @@ def _counted(page: rows.Page) -> dict[Cell, int]:
         cell = Cell(row.dag_id, row.run_id, row.task_id)
         counted[cell] = counted.get(cell, 0) + 1
     return counted
-
-
-def _apart(chunk: Chunk, page: rows.Page) -> Sequence[Chunk]:
-    """Split a chunk that had too many rows: the tasks that crowd the page each apart, else in halves."""
-    counted = _counted(page)
-    heavy = [cell for cell in chunk if counted.get(cell, 0) * CROWD > len(page)]
-    light = tuple(cell for cell in chunk if cell not in heavy)
-    if not heavy or counted[heavy[0]] < CROWD:
-        return halves(chunk)
-    return [(cell,) for cell in heavy] + ([light] if light else [])
 
 
 def _one(_: Cell) -> int:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import urllib3
 from airflow_client.client.api_client import ApiClient
@@ -107,10 +106,10 @@ class Transport:
 
     def __init__(self, url: str, ca_file: Path | None, timeout: float) -> None:
         """`timeout` is how long one answer may take, in seconds."""
-        self.url = shown(url)
+        self.url = url.rstrip("/")
         self._timeout = timeout
         configuration = Configuration(
-            host=url.rstrip("/"),
+            host=self.url,
             # No retries, and no redirects either: a login page is no answer.
             retries=False,
             ssl_ca_cert=str(ca_file) if ca_file else None,
@@ -178,12 +177,6 @@ class Transport:
 
     def _explained(self, error: Exception) -> NoAnswerError:
         """Return the failure in plain words. Order matters: the first class that fits."""
-        if isinstance(error, ConnectTimeoutError):
-            return NoAnswerError(
-                f"{self.url} accepts no connection within {CONNECT_TIMEOUT:g} s: check the address and the network",
-                Reach.SERVER,
-                "timeout",
-            )
         if isinstance(error, ReadTimeoutError):
             return self._too_slow()
         if isinstance(error, NameResolutionError):
@@ -194,18 +187,17 @@ class Transport:
                 Reach.SERVER,
                 "refused",
             )
+        if isinstance(error, ConnectTimeoutError):
+            return NoAnswerError(
+                f"{self.url} accepts no connection within {CONNECT_TIMEOUT:g} s: check the address and the network",
+                Reach.SERVER,
+                "timeout",
+            )
         if isinstance(error, urllib3.exceptions.SSLError | OpenApiException):
             return NoAnswerError(f"{self.url}: no trusted TLS connection ({_tls(error)})", Reach.SERVER, "tls")
         if isinstance(error, DecodeError):
             return NoAnswerError(f"{self.url} sent a damaged answer: its compression can't be undone")
         return NoAnswerError(f"{self.url} broke the connection off: is it restarting?", Reach.CALL, "reset")
-
-
-def shown(url: str) -> str:
-    """Return the URL as it may be shown: without user, password and query."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
 
 
 def _date(text: str | None) -> float | None:
