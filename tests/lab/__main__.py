@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.set_defaults(run=_prepare)
     demo = commands.add_parser("demo", help="real orphans, healed")
     demo.add_argument("--keep", action="store_true", help="leave everything running at the end")
+    demo.add_argument("--sabotage", metavar="NAME", help="run kpo-healer with a fault in it: the demo must fail")
     demo.set_defaults(run=_demo)
     return parser
 
@@ -66,8 +67,8 @@ def _cluster(options: argparse.Namespace) -> int:
 def _prepare(_: argparse.Namespace) -> int:
     """The build needs the processor, the installation mostly the network: side by side."""
     with ThreadPoolExecutor() as pool:
-        steps = [pool.submit(step) for step in (binaries, *_airflow_steps())]
         try:
+            steps = [pool.submit(step) for step in (binaries, *_airflow_steps())]
             for step in as_completed(steps):
                 step.result()
         except BaseException:  # Ctrl-C too: the other threads would go on for minutes
@@ -86,7 +87,7 @@ def _airflow_steps() -> list[Callable[[], object]]:
 def _demo(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("tests.lab.demo") is None:
         raise LabError("there is no demo yet: tests/lab/demo.py is missing")
-    code: int = importlib.import_module("tests.lab.demo").main(keep=options.keep)
+    code: int = importlib.import_module("tests.lab.demo").main(keep=options.keep, sabotage=options.sabotage)
     return code
 
 

@@ -20,10 +20,8 @@ rounded up to a whole second:
 from __future__ import annotations
 
 import base64
-import shutil
 import ssl
 import sys
-import tempfile
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +36,7 @@ import yaml
 from tests.lab import audit
 from tests.lab.assets import Assets, binaries
 from tests.lab.audit import AuditEvent
-from tests.lab.processes import LabError, Process, free_ports, wait_for
+from tests.lab.processes import LabError, Process, free_ports, new_folder, remove_folder, wait_for
 
 Json = Any
 """A decoded JSON document."""
@@ -120,7 +118,7 @@ class Cluster:
 
     @classmethod
     def _prepare(cls, root: Path | None, assets: Assets) -> Cluster:
-        folder = Path(tempfile.mkdtemp(prefix="kpo-healer-cluster-")) if root is None else root.absolute()
+        folder = new_folder("kpo-healer-cluster-") if root is None else root.absolute()
         (folder / "pki").mkdir(parents=True, exist_ok=True)
         cluster = cls(folder, assets)
         cluster._own_root = root is None
@@ -135,7 +133,7 @@ class Cluster:
             self._client[1].close()
             self._client = None
         if self._own_root:
-            shutil.rmtree(self.root, ignore_errors=True)
+            remove_folder(self.root)
 
     def __enter__(self) -> Cluster:
         return self

@@ -15,8 +15,10 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,11 +34,13 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 _GUARD: Final = """
-import os, signal, sys
+import json, os, shutil, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-sessions = set()
+sessions, folders = set(), set()
 for line in sys.stdin:
-    (sessions.add if line[0] == "+" else sessions.discard)(int(line[1:]))
+    what = json.loads(line[1:])
+    known = sessions if isinstance(what, int) else folders
+    (known.add if line[0] == "+" else known.discard)(what)
 def members():
     for pid in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc/self") else []):
         try:
@@ -52,6 +56,8 @@ for _ in range(3):
                 end(target, signal.SIGKILL)
             except OSError:
                 pass
+for folder in folders:
+    shutil.rmtree(folder, ignore_errors=True)
 """
 
 
@@ -107,11 +113,12 @@ def _first_ephemeral() -> int:
 
 
 class _Guard:
-    """Knows the sessions we started; outlives us just long enough to end them."""
+    """Knows the sessions and folders we made; outlives us just long enough to end and remove them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._live: dict[int, Process] = {}
+        self._stopping = False
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _GUARD],
             stdin=subprocess.PIPE,
@@ -123,21 +130,25 @@ class _Guard:
 
     def add(self, process: Process) -> None:
         with self._lock:
+            if self._stopping:
+                process.kill_unseen()
+                raise LabError(f"{process.name} was not started: the lab is being stopped")
             self._live[process.pid] = process
-            self._tell(f"+{process.pid}\n")
+            self.tell("+", process.pid)
 
     def discard(self, pid: int) -> None:
         with self._lock:
             self._live.pop(pid, None)
-            self._tell(f"-{pid}\n")
+            self.tell("-", pid)
 
-    def _tell(self, line: str) -> None:
+    def tell(self, sign: str, what: int | str) -> None:
         assert self._guard.stdin is not None
         with contextlib.suppress(BrokenPipeError, ValueError):  # the guard may be gone when Python ends
-            self._guard.stdin.write(line)
+            self._guard.stdin.write(f"{sign}{json.dumps(what)}\n")
 
     def stop_all(self) -> None:
         with self._lock:
+            self._stopping = True
             live = list(self._live.values())
         for process in live:
             process.stop(timeout=5)
@@ -150,13 +161,34 @@ class _Guard:
         self._guard.wait()
 
 
-@functools.cache
+_ONE_GUARD: Final = threading.Lock()
+
+
 def _guard() -> _Guard:
+    with _ONE_GUARD:  # a cache alone would let two threads make one each
+        return _make_guard()
+
+
+@functools.cache
+def _make_guard() -> _Guard:
     return _Guard()
 
 
+def new_folder(prefix: str) -> Path:
+    """A temporary folder that is removed even if we are killed; `remove_folder` does it in the usual case."""
+    folder = tempfile.mkdtemp(prefix=prefix)
+    _guard().tell("+", folder)
+    return Path(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes what `new_folder` made."""
+    shutil.rmtree(folder, ignore_errors=True)
+    _guard().tell("-", str(folder))
+
+
 def stop_all() -> None:
-    """Ends every child that runs, whichever thread started it; a thread that waits for one sees it end."""
+    """Ends every child, whichever thread started it, and lets no new one start: for the way out after Ctrl-C."""
     _guard().stop_all()
 
 
@@ -303,6 +335,12 @@ class Process:
         self._bury()
         return self._popen.wait()
 
+    def kill_unseen(self) -> None:
+        """Takes the start back before anyone knows of it."""
+        assert self._popen is not None
+        _signal_all(session_members(self.pid), signal.SIGKILL)
+        self._popen.wait()
+
     def _bury(self) -> None:
         while members := session_members(self.pid) if self.running or Path("/proc/self").exists() else []:
             _signal_all(members, signal.SIGKILL)
@@ -344,18 +382,20 @@ def run_shown(
     """
     begin = time.monotonic()
     say(f"{title} …")
-    with tempfile.TemporaryDirectory(prefix="kpo-healer-") as folder:
-        process = Process(title, args, Path(folder) / "log", env=env, cwd=cwd).launch()
-        try:
-            while process.running:
-                with contextlib.suppress(LabError):
-                    wait_for(lambda: not process.running, timeout=every, what=title)
-                if process.running:
-                    say(f"{title}: {time.monotonic() - begin:.0f} s so far")
-        finally:
-            process.stop(timeout=5)
+    folder = new_folder("kpo-healer-run-")
+    process = Process(title, args, folder / "log", env=env, cwd=cwd)
+    try:
+        process.launch()
+        while process.running:
+            with contextlib.suppress(LabError):
+                wait_for(lambda: not process.running, timeout=every, what=title)
+            if process.running:
+                say(f"{title}: {time.monotonic() - begin:.0f} s so far")
         if process.exit_code:
             raise LabError(f"{title} failed with exit code {process.exit_code}:\n{process.tail(30)}")
+    finally:
+        process.stop(timeout=5)
+        remove_folder(folder)
     say(f"{title}: done in {time.monotonic() - begin:.0f} s")
 
 
