@@ -7,7 +7,7 @@ together: the rules are interesting where almost everything agrees.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -99,112 +99,123 @@ IDS = {
 }
 """Ids with the labels that the provider makes of them."""
 
-STATES = (
-    *("success", "failed", "skipped", "upstream_failed", "running", "deferred", "scheduled", "queued"),
-    *("up_for_retry", "restarting", None, "removed", "up_for_reschedule", "awaiting_input", "shutdown", "", UNSET),
-)
-OPERATORS = ("KubernetesPodOperator", "GKEStartPodOperator", "KubernetesJobOperator", "CustomJobOperator", "", None)
-PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown", "")
+ENDED = ("success", "failed", "skipped", "upstream_failed")
+HELD = ("running", "deferred")
+BEFORE = (*HELD, "scheduled", "queued", "up_for_retry", "restarting", None)
+OTHER = ("removed", "up_for_reschedule", "awaiting_input", "shutdown", "", UNSET)
 TIMES = tuple(CREATED + seconds for seconds in (-700, -601, -600, -120, 0, 1, 119, 120, 121, 599, 600, 601, 2000))
-LABEL_TRIES = ("1", "2", "3", "0", "01", "", None)
-MAP_INDEXES = (None, "0", "5", "-1")
+MAIN, MAIN_ENDED = Container("main"), Container("main", terminated=True, exit_code=1)
+
+_LABELS: dict[str, tuple[Any, ...]] = {
+    "dag_id": ("etl2", *IDS.values(), None, ""),
+    "task_id": ("load2", *IDS.values(), None, ""),
+    "run_id": (RUN_LABEL, *IDS.values(), None, ""),
+    "map_index": ("0", "5", "-1"),
+    "try_number": ("1", "2", "3", "0", "01", "", None),
+}
+_POD: dict[str, tuple[Any, ...]] = {
+    "namespace": ("other",),
+    "created": (None, *TIMES),
+    "phase": ("Pending", "Running", "Succeeded", "Failed", "Unknown", ""),
+    "containers": ((), (BASE_ENDED,), (BASE, SIDECAR_ENDED), (BASE_ENDED, MAIN), (SIDECAR, MAIN_ENDED), (SIDECAR,)),
+    "terminating": (True,),
+    "protected": (True,),
+    "owned": (True,),
+    "checked": (True, False),
+    "restart_never": (False,),
+}
+_TASK: dict[str, tuple[Any, ...]] = {
+    "dag_id": tuple(IDS),
+    "run_id": tuple(IDS),
+    "task_id": tuple(IDS),
+    "map_index": (0, 5),
+    "id": (None, "id-2"),
+    "state": (*ENDED, *BEFORE, *OTHER),
+    "try_number": (1, 2, 3, 0, -1, None),
+    "operator": ("GKEStartPodOperator", "KubernetesJobOperator", "CustomJobOperator", "", None),
+    "end_date": (None, *TIMES),
+    "base_container": ("base", "main", ""),
+    "namespace": ("airflow", "other", ""),
+}
+_NAMES = (("airflow", "load-1"), (None, "load-1"), ("airflow", "load-2"), (None, "load-2"), ("airflow", "load-gone"))
+_IDENTITIES = (
+    *(None, NO_SOURCE, Identity(failed="XCom: 500"), Identity(frozenset(_NAMES[2:3]), "state store: timeout")),
+    *(Identity(frozenset({one})) for one in _NAMES),
+    *(Identity(frozenset({_NAMES[0], other})) for other in _NAMES[2:]),
+)
+_OTHER_ANSWERS = (
+    *(Unknown(0.0, "timeout"), Absent(0.0, "no such DAG"), Ambiguous(0.0, "two runs")),
+    *(RunDeleted(0.0, DAG_ID, run_id) for run_id in (RUN_ID, RUN_LABEL, "manual-1")),
+    RunDeleted(0.0, "manual-1", RUN_ID),
+)
+
+Change = tuple[str, str, Any]
+"""What is changed (the Pod, its labels, the row, the sibling, its labels, the answer), which field, and to what."""
 
 
-def mostly(usual: st.SearchStrategy[Any], rare: st.SearchStrategy[Any], one_in: int = 8) -> st.SearchStrategy[Any]:
-    """Draw the usual value, and once in a while the rare one."""
-    return st.integers(1, one_in).flatmap(lambda n: rare if n == one_in else usual)
+def _changes(what: str, fields: Mapping[str, tuple[Any, ...]]) -> list[list[Change]]:
+    return [[(what, name, value) for value in values] for name, values in fields.items()]
 
 
-def often(value: Any, *others: Any) -> st.SearchStrategy[Any]:
-    """Draw this value mostly, else one of the others."""
-    return mostly(st.just(value), st.sampled_from(others))
+CHANGES: list[list[Change]] = [
+    *_changes("pod", _POD),
+    *_changes("labels", _LABELS),
+    *_changes("task", _TASK) * 2,
+    *_changes("sibling", _POD),
+    *_changes("sibling labels", _LABELS),
+    *_changes("answer", {"identity": _IDENTITIES}) * 4,
+    *_changes("answer", {"siblings": ((), (a_sibling(),))}),
+    *_changes("answer", {"instead": _OTHER_ANSWERS}),
+]
 
 
-def containers() -> st.SearchStrategy[tuple[Container, ...]]:
-    """Draw the containers of a Pod: base, another name for it, a sidecar; each running or ended, or missing."""
-    one = st.builds(
-        Container,
-        name=st.sampled_from(("base", "main", "sidecar")),
-        terminated=st.booleans(),
-        exit_code=st.sampled_from((None, 0, 1)),
-        finished_at=st.sampled_from((None, *TIMES)),
-    )
-    return st.lists(one, max_size=3, unique_by=lambda container: container.name).map(tuple)
+def changed(pod: Pod, answer: Answer, change: Change) -> tuple[Pod, Answer]:
+    """Return the Pod and the answer with one field changed, where they have it."""
+    what, name, value = change
+    if what == "pod":
+        return replace(pod, **{name: value}), answer
+    if what == "labels":
+        return replace(pod, labels=replace(pod.labels, **{name: value})), answer
+    if not isinstance(answer, Known):
+        return pod, answer
+    return pod, value if name == "instead" else _changed_answer(answer, change)
 
 
-def labels() -> st.SearchStrategy[Labels]:
-    """Draw labels: mostly those of `a_pod()`, each of them now and then missing, malformed or of another id."""
-    values = tuple(IDS.values())
-    return st.builds(
-        Labels,
-        dag_id=often(DAG_ID, *values, None, ""),
-        task_id=often(TASK_ID, *values, None, ""),
-        run_id=often(RUN_LABEL, *values, None, ""),
-        map_index=often(*MAP_INDEXES),
-        try_number=mostly(st.sampled_from(LABEL_TRIES[:3]), st.sampled_from(LABEL_TRIES)),
-    )
+def _changed_answer(answer: Known, change: Change) -> Known:
+    what, name, value = change
+    if what == "task":
+        return replace(answer, task=replace(answer.task, **{name: value}))
+    if what == "answer":
+        return replace(answer, **{name: value})
+    if what == "sibling":
+        return replace(answer, siblings=tuple(replace(one, **{name: value}) for one in answer.siblings))
+    siblings = (replace(one, labels=replace(one.labels, **{name: value})) for one in answer.siblings)
+    return replace(answer, siblings=tuple(siblings))
 
 
-def pods(name: str = "load-1", uid: str = "uid-1") -> st.SearchStrategy[Pod]:
-    """Draw a Pod in any condition, whose labels mostly point at `a_task()`."""
-    return st.builds(
-        Pod,
-        namespace=often("airflow", "other"),
-        name=st.just(name),
-        uid=st.just(uid),
-        resource_version=st.just("1"),
-        created=mostly(st.sampled_from(TIMES), st.none()),
-        phase=mostly(st.sampled_from(PHASES[:4]), st.sampled_from(PHASES)),
-        labels=labels(),
-        containers=containers(),
-        terminating=often(False, True),
-        protected=often(False, True),
-        owned=often(False, True),
-        checked=st.booleans(),
-        restart_never=often(True, False),
-    )
+STARTS: tuple[tuple[Pod, Answer], ...] = (
+    (a_pod(), known(ended(), NO_SOURCE)),
+    (a_done_pod(), known(ended("failed"))),
+    (a_pod(), known(a_task("running"))),
+    (a_pod(), known(a_task("running", 2), naming(a_sibling()), a_sibling())),
+    (a_pod(), known(a_task("deferred", 2), naming(a_pod()), a_sibling())),
+    (a_pod(), known(a_task("up_for_retry"), NO_SOURCE)),
+    (a_done_pod(checked=True), known(a_task("queued", 2))),
+    (a_pod(), RunDeleted(0.0, DAG_ID, RUN_ID)),
+    (a_pod(map_index="5"), known(ended(map_index=5), NO_SOURCE)),
+)
+"""Ordinary cases. From these, a few changes lead everywhere."""
 
 
-def tasks() -> st.SearchStrategy[TaskInstance]:
-    """Draw a row of Airflow, with any field that may be missing now and then missing."""
-    ids = tuple(IDS)
-    return st.builds(
-        TaskInstance,
-        dag_id=often(DAG_ID, *ids),
-        run_id=often(RUN_ID, *ids),
-        task_id=often(TASK_ID, *ids),
-        map_index=often(-1, 0, 5),
-        id=st.sampled_from((None, "id-1", "id-2")),
-        state=mostly(st.sampled_from(STATES[:8]), st.sampled_from(STATES), one_in=3),
-        try_number=mostly(st.sampled_from((1, 2, 3)), st.sampled_from((None, 0, -1))),
-        operator=often(*OPERATORS),
-        start_date=st.sampled_from((None, *TIMES)),
-        end_date=st.sampled_from((None, *TIMES)),
-        base_container=often(None, "base", "main", ""),
-        namespace=often(None, "airflow", "other", ""),
-    )
+def judged(states: Sequence[Any] = ()) -> st.SearchStrategy[tuple[Pod, Answer, Terms]]:
+    """Draw what `judge` is called with: an ordinary case, and up to eight changes to it. `states`: only these."""
+    terms = st.sampled_from((Terms(), Terms(grace=0.0), Terms(frozenset({"CustomJobOperator"}))))
+    change = st.sampled_from(CHANGES).flatmap(st.sampled_from)
+    state = st.sampled_from([("task", "state", state) for state in states]) if states else st.none()
 
+    def apply(start: tuple[Pod, Answer], changes: list[Change], last: Change | None, terms: Terms) -> Any:
+        for one in [*changes, last] if last else changes:
+            start = changed(*start, one)
+        return *start, terms
 
-def identities(pods_there: Sequence[Pod]) -> st.SearchStrategy[Identity | None]:
-    """Draw what Airflow names: some of these Pods (with or without their namespace), one that is gone, nothing."""
-    names = [(namespace, pod.name) for pod in pods_there for namespace in (None, pod.namespace)]
-    named = st.lists(st.sampled_from([*names, ("airflow", "gone"), (None, "gone")]), max_size=2).map(frozenset)
-    return mostly(st.builds(Identity, named=named, failed=often(None, "XCom: 500")), st.none())
-
-
-@st.composite
-def judged(draw: st.DrawFn) -> tuple[Pod, Answer, Terms]:
-    """Draw what `judge` is called with."""
-    pod = draw(pods())
-    siblings = tuple(draw(st.lists(pods("load-2", "uid-2"), max_size=1)))
-    if siblings and draw(st.booleans()):  # most siblings differ in their labels by the try alone
-        siblings = (replace(siblings[0], labels=replace(pod.labels, try_number=siblings[0].labels.try_number)),)
-    answer: Answer = Known(0.0, draw(tasks()), draw(identities((pod, *siblings))), siblings)
-    ids = st.sampled_from(tuple(IDS))
-    others = st.one_of(
-        st.sampled_from((Unknown(0.0, "timeout"), Absent(0.0, "no such DAG"), Ambiguous(0.0, "two runs"))),
-        st.builds(RunDeleted, sent=st.just(0.0), dag_id=ids, run_id=ids),
-    )
-    answer = draw(mostly(st.just(answer), others))
-    foreign = draw(often(frozenset(), frozenset({"CustomJobOperator"})))
-    return pod, answer, Terms(foreign, draw(st.sampled_from((0.0, GRACE))))
+    return st.builds(apply, st.sampled_from(STARTS), st.lists(change, max_size=8), state, terms)
