@@ -44,6 +44,8 @@ class Sizes:
         self._rows: dict[Cell, int] = {}
         self._crowded: set[Cell] = set()
         self._clamp = PAGE_LIMIT
+        self.indices = INDICES
+        """How many map indices to ask for in one GET: the server's maximum page may be smaller."""
 
     def note(self, chunk: Chunk, page: rows.Page) -> None:
         """Take note of a complete answer."""
@@ -82,7 +84,7 @@ class Sizes:
         """Forget other cells, bursts, and the clamp: settings change."""
         self._rows = {cell: count for cell, count in self._rows.items() if cell in cells}
         self._crowded = set()
-        self._clamp = PAGE_LIMIT
+        self._clamp, self.indices = PAGE_LIMIT, INDICES
 
 
 class Question(Struct, frozen=True):
@@ -169,8 +171,11 @@ class Lister:
             return False
         if not self._round.version.maps:
             return self._ask_singly(cell, indices)
-        slices = [indices[start : start + INDICES] for start in range(0, len(indices), INDICES)]
-        return all([self._ask_some(cell, some) for some in slices])  # noqa: C419 - every slice must be asked
+        told, left = True, list(indices)
+        while left:
+            some, left = left[: self._sizes.indices], left[self._sizes.indices :]
+            told = self._ask_some(cell, some) and told
+        return told
 
     def _ask_some(self, cell: Cell, indices: list[int]) -> bool:
         wanted: Query = tuple(("map_index", index) for index in indices)
@@ -183,6 +188,7 @@ class Lister:
             return self._ask_singly(cell, indices)
         page = reply.known
         if page.short or any(row.map_index not in indices for row in page.rows):
+            self._sizes.indices = max(1, min(self._sizes.indices, len(page)))
             return self._ask_singly(cell, indices)
         self._marks.see(page.rows, reply.date)
         self._harvest.add((cell,), page, reply.sent)

@@ -81,10 +81,12 @@ class Book:
 
         A label that looks hashed may still be an id of that very text, so it is always among its own candidates.
         """
-        if not may_be_hashed(label):
-            return (label,)
-        found = self._found.get((scope, label), ())
+        found = self.found(scope, label)
         return tuple(dict.fromkeys((label, *found))) if found else ()
+
+    def found(self, scope: str, label: str) -> tuple[str, ...]:
+        """Return the ids that are known to have this label."""
+        return self._found.get((scope, label), ()) if may_be_hashed(label) else (label,)
 
     def forget(self, keep: Callable[[str, str], bool]) -> None:
         """Forget the failures, and what nobody asks for any more."""
@@ -115,7 +117,7 @@ class Resolver:
         trouble = self._learn(self._dags, "", {s.dag_id for s in wanted}, lambda _: _dags(round_))
         by_dag: dict[str, set[Spot]] = {}
         for s in wanted:
-            for dag in self._dags.ids("", s.dag_id):
+            for dag in self._dags.found("", s.dag_id):
                 by_dag.setdefault(dag, set()).add(s)
         for dag, of_dag in by_dag.items():
             trouble |= self._learn_of(round_, dag, of_dag)
@@ -144,16 +146,14 @@ class Resolver:
         return {}
 
     def _resolution(self, s: Spot, trouble: Mapping[tuple[str, str], str]) -> Resolution:
-        dags = self._dags.ids("", s.dag_id)
+        dags = self._dags.found("", s.dag_id)
         places = [("", s.dag_id), *((dag, label) for dag in dags for label in (s.run_id, s.task_id))]
         failed = next((trouble[place] for place in places if place in trouble), None)
         if failed is not None:
             return Resolution(failed=failed)
-        cells = tuple(
-            Cell(dag, run, task)
-            for dag in dags
-            for run, task in product(self._runs.ids(dag, s.run_id), self._tasks.ids(dag, s.task_id))
-        )
+        runs = dict.fromkeys(run for dag in dags for run in self._runs.ids(dag, s.run_id))
+        tasks = dict.fromkeys(task for dag in dags for task in self._tasks.ids(dag, s.task_id))
+        cells = tuple(Cell(*ids) for ids in product(self._dags.ids("", s.dag_id), runs, tasks))
         return Resolution(cells) if cells else Resolution(unresolved=self._why(s, dags))
 
     def _why(self, s: Spot, dags: tuple[str, ...]) -> str:

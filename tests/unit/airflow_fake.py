@@ -28,6 +28,8 @@ from healer.model import Labels, Pod
 
 RUN = "scheduled__2026-01-01T00:00:00+00:00"
 API = "/api/v2"
+START = 1767225610.0
+"""2026-01-01T00:00:10Z, a little after the rows' start."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class FakeAirflow:
     """The server's world; tests change its attributes at will.
 
     rows: its task instances. dags, runs: what exists besides these. intercept: may answer in its stead.
-    clamp: rows it gives at a time. named: state store and XCom by (source, task id).
+    clamp: rows it gives at a time. clock: what it says the time is, None for nothing.
+    named: state store and XCom by (source, task id).
     """
 
     def __init__(self) -> None:
@@ -118,6 +121,7 @@ class FakeAirflow:
         self.tasks: dict[str, list[str]] = {}
         self.named: dict[tuple[str, str], Any] = {}
         self.clamp = 10**9
+        self.clock: float | None = START
         self.password = "secret-password"
         self.tokens: set[str] | None = None
         self.token_lifetime = 86400
@@ -246,6 +250,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # A body in a packet of its own would wait for the client's acknowledgement, 40 ms each time.
     disable_nagle_algorithm = True
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        clock: float | None = self.server.fake.clock  # type: ignore[attr-defined]
+        return "" if clock is None else super().date_time_string(int(clock))
 
     def log_message(self, *args: Any) -> None:
         pass

@@ -1,0 +1,981 @@
+"""What one may conclude from answers that are partial, twisted, clamped or refused; and how much is asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from msgspec import UNSET
+
+from healer.airflow import Call
+from healer.labels import safe_label
+from healer.model import Absent, Ambiguous, Answer, Known, Labels, Pod, Reason, RunDeleted, Unknown
+from healer.rules import judge
+from tests.unit.airflow_fake import (
+    API,
+    RUN,
+    Asked,
+    FakeAirflow,
+    Reply,
+    error,
+    healer,
+    kinds,
+    missing,
+    pod,
+    row,
+    serving,
+)
+
+TWIN = safe_label(RUN)
+"""A run whose id is the label of another run."""
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeAirflow]:
+    with serving() as server:
+        yield server
+
+
+def only(answers: dict[str, Answer]) -> Answer:
+    (answer,) = answers.values()
+    return answer
+
+
+def why(answer: Answer) -> str:
+    assert isinstance(answer, Unknown | Absent | Ambiguous)
+    return answer.why
+
+
+def state(answer: Answer) -> Any:
+    assert isinstance(answer, Known)
+    return answer.task.state
+
+
+def page(*rows: Any, total: int | None = None) -> Reply:
+    return Reply(body={"task_instances": list(rows), "total_entries": len(rows) if total is None else total})
+
+
+def always(reply: Reply, part: str) -> Any:
+    """Answer requests whose path holds this part with the same thing."""
+    return lambda asked: reply if part in asked.path else None
+
+
+# --- what is asked ---
+
+
+def test_no_pods_no_call(fake: FakeAirflow) -> None:
+    airflow = healer(fake)
+    assert airflow.look([]) == {}
+    assert airflow.ended_lately([]) == {}
+    assert airflow.ended_lately([pod()]) == {}, "not looked at yet"
+    assert airflow.ask_each([]) == {}
+    airflow.start_audit()
+    assert fake.asked == []
+
+
+def test_a_pod_with_unreadable_labels_is_not_asked_about(fake: FakeAirflow) -> None:
+    assert "try_number is missing" in why(only(healer(fake).look([pod(labels=Labels("d", "t", "r"))])))
+    assert fake.asked == []
+
+
+def test_no_list_is_ever_empty_and_no_filter_is_sent_that_was_not_meant(fake: FakeAirflow) -> None:
+    fake.rows = [row(dag=f"d{i}") for i in range(50)]
+    airflow = healer(fake)
+    pods = [pod(dag=f"d{i}") for i in range(50)]
+    airflow.look(pods)
+    airflow.ended_lately(pods)
+    for body in fake.lists():
+        assert all(body[key] for key in ("dag_ids", "dag_run_ids", "task_ids"))
+        assert body["page_limit"] > 0
+        assert set(body) <= {
+            "dag_ids", "dag_run_ids", "task_ids", "page_limit", "order_by", "state", "end_date_gte",
+        }  # fmt: skip
+
+
+def test_lists_keep_to_their_limits(fake: FakeAirflow) -> None:
+    fake.rows = [row(dag=f"d{i}", run=f"r{i}-{j}", task=f"t{i % 7}") for i in range(60) for j in range(20)]
+    pods = [pod(dag=f"d{i}", run=f"r{i}-{j}", task=f"t{i % 7}") for i in range(60) for j in range(20)]
+    calls: list[Call] = []
+    airflow = healer(fake, calls)
+    assert set(kinds(airflow.look(pods), pods)) == {"Known"}
+    for body in fake.lists():
+        assert len(body["dag_ids"]) <= 20
+        assert len(body["dag_run_ids"]) <= 200
+        assert len(str(body)) <= 30_000
+    assert max(call.rows for call in calls if call.call == "list") <= 500
+
+
+def test_a_quiet_pass_over_200_runs_of_200_dags_is_one_call_of_no_rows(fake: FakeAirflow) -> None:
+    runs = [f"manual__2026-01-01T00:00:{i % 60:02}.{i:06}+00:00" for i in range(200)]
+    fake.rows = [row(dag=f"dag_number_{i}", run=runs[i], task=f"t{j}") for i in range(200) for j in range(3)]
+    pods = [pod(dag=f"dag_number_{i}", run=runs[i], task=f"t{j}") for i in range(200) for j in range(3)]
+    calls: list[Call] = []
+    airflow = healer(fake, calls)
+    airflow.look(pods)
+    calls.clear()
+    assert airflow.ended_lately(pods) == {}
+    assert [(call.call, call.rows) for call in calls] == [("list", 0)]
+
+
+# --- joining rows to Pods ---
+
+
+def test_the_row_is_read(fake: FakeAirflow) -> None:
+    fake.rows = [row(state="success", end_date="2026-01-01T01:00:00Z", try_number=3)]
+    answer = only(healer(fake).look([pod()]))
+    assert isinstance(answer, Known)
+    task = answer.task
+    assert (task.dag_id, task.run_id, task.task_id, task.map_index) == ("d", RUN, "t", -1)
+    assert (task.state, task.try_number, task.operator) == ("success", 3, "KubernetesPodOperator")
+    assert (task.start_date, task.end_date) == (1767225601.5, 1767229200.0)
+    assert (task.namespace, task.base_container) == ("jobs", "base")
+
+
+@pytest.mark.parametrize(
+    ("rendered", "expected"),
+    [
+        ({}, (None, None)),
+        (None, (None, None)),
+        ([], (None, None)),
+        ({"namespace": None, "base_container_name": 7}, (None, None)),
+        ({"namespace": "***", "base_container_name": "main"}, (None, "main")),
+        ({"namespace": "", "base_container_name": "pre-***"}, (None, None)),
+    ],
+)
+def test_rendered_fields_are_optional(fake: FakeAirflow, rendered: Any, expected: tuple[Any, Any]) -> None:
+    fake.rows = [row(rendered_fields=rendered)]
+    answer = only(healer(fake).look([pod()]))
+    assert isinstance(answer, Known)
+    assert (answer.task.namespace, answer.task.base_container) == expected
+
+
+def test_two_dags_that_share_a_run_id(fake: FakeAirflow) -> None:
+    fake.rows = [row(dag="a", state="success"), row(dag="b", state="running"), row(dag="b", task="other")]
+    pods = [pod(dag="a", phase="Succeeded"), pod(dag="b")]
+    answers = healer(fake).look(pods)
+    assert [state(answers[p.uid]) for p in pods] == ["success", "running"]
+
+
+def test_mapped_and_unmapped(fake: FakeAirflow) -> None:
+    fake.rows = [row(), row(map_index=0, state="queued"), row(map_index=1, state="failed")]
+    pods = [pod(phase="Failed"), pod(map_index=0), pod(map_index=1, phase="Failed")]
+    answers = healer(fake).look(pods)
+    assert [state(answers[p.uid]) for p in pods] == ["running", "queued", "failed"]
+
+
+@pytest.mark.parametrize("states", [("success", "running"), ("running", "success"), ("success", "success")])
+def test_a_label_of_two_runs_is_ambiguous_whichever_has_ended(fake: FakeAirflow, states: tuple[str, str]) -> None:
+    fake.rows = [row(run=RUN, state=states[0]), row(run=TWIN, state=states[1])]
+    airflow = healer(fake)
+    one = pod()
+    for answers in (airflow.look([one]), airflow.ask_each([one])):
+        assert "2 task instances have these labels" in why(only(answers))
+    assert airflow.ended_lately([one]) == {}
+
+
+def test_a_label_of_two_dags_or_tasks_is_ambiguous(fake: FakeAirflow) -> None:
+    for raw in ("_odd_", safe_label("_odd_")):
+        fake.rows += [row(dag=raw), row(dag="d", task=raw)]
+    for one in (pod(dag="_odd_"), pod(task="_odd_")):
+        assert isinstance(only(healer(fake).look([one])), Ambiguous)
+
+
+def test_hashed_ids_of_all_three_kinds_are_resolved(fake: FakeAirflow) -> None:
+    long = "x" * 70
+    fake.rows = [row(dag=long, task="_t_", run="free text / with: signs"), row(dag="other"), row(dag=long, task="u")]
+    one = pod(dag=long, task="_t_", run="free text / with: signs")
+    answer = only(healer(fake).look([one]))
+    assert isinstance(answer, Known)
+    assert (answer.task.dag_id, answer.task.task_id, answer.task.run_id) == (long, "_t_", "free text / with: signs")
+
+
+def test_an_id_that_only_looks_hashed_is_found(fake: FakeAirflow) -> None:
+    for raw in ("release-0123456ab", "release-cdefabcde"):
+        fake.rows += [row(dag=raw, task=raw, run=raw)]
+    one = pod(dag="release-0123456ab", task="release-0123456ab", run="release-0123456ab")
+    answer = only(healer(fake).look([one]))
+    assert isinstance(answer, Known)
+    assert answer.task.run_id == "release-0123456ab"
+
+
+def test_a_label_that_no_id_has_is_ambiguous_until_the_next_audit(fake: FakeAirflow) -> None:
+    fake.rows = [row(run="known")]
+    airflow = healer(fake)
+    one = pod(run="not: known")
+    assert "label run_id=" in why(only(airflow.look([one])))
+    asked = len(fake.asked)
+    assert isinstance(only(airflow.look([one])), Ambiguous)
+    assert len(fake.asked) == asked, "a failure is remembered"
+    fake.rows += [row(run="not: known")]
+    airflow.start_audit()
+    assert isinstance(only(airflow.look([one])), Known)
+
+
+def test_what_was_resolved_is_not_asked_for_again(fake: FakeAirflow) -> None:
+    fake.rows = [row(dag="_d_", task="_t_", run="a: b")]
+    airflow = healer(fake)
+    one = pod(dag="_d_", task="_t_", run="a: b")
+    airflow.look([one])
+    before = len(fake.asked)
+    for _ in range(3):
+        airflow.start_audit()
+        airflow.look([one])
+    assert [asked.is_list for asked in fake.asked[before:]] == [True] * 3
+
+
+def test_runs_are_looked_for_among_the_newest_500(fake: FakeAirflow) -> None:
+    fake.rows = [row()]
+    fake.runs = {("d", f"run {i:04}") for i in range(1000)}
+    pods = [pod(run="run 0450"), pod(run="run 0990")]
+    assert kinds(healer(fake).look(pods), pods) == ["Absent", "Ambiguous"]
+    pages = [asked for asked in fake.asked if asked.path.endswith("/dagRuns")]
+    assert len(pages) == 5
+    assert {dict(asked.query)["order_by"] for asked in pages} == {"-id"}
+
+
+@pytest.mark.parametrize(("version", "sent"), [("3.0.6", False), ("3.1.8", False), ("3.2.2", True), ("3.3.2", True)])
+def test_a_prefix_is_sent_only_to_servers_that_heed_it(fake: FakeAirflow, version: str, sent: bool) -> None:
+    fake.version = version
+    run = "operator_triggered__2026-01-01T00:00:00.123456+00:00_aBcD1234"
+    fake.rows = [row(run=run), row(run="unrelated")]
+    assert isinstance(only(healer(fake).look([pod(run=run)])), Known)
+    prefixes = [value for asked in fake.asked for key, value in asked.query if key == "run_id_prefix_pattern"]
+    assert set(prefixes) <= {"operator_triggered__2026-01-01T00"}
+    if not sent:
+        assert prefixes == []
+
+
+def test_a_failure_to_resolve_is_unknown_and_not_remembered(fake: FakeAirflow) -> None:
+    fake.rows = [row(run="a: b")]
+    fake.intercept = lambda asked: error(500, "tired") if asked.path.endswith("/dagRuns") else None
+    airflow = healer(fake)
+    one = pod(run="a: b")
+    assert "answered 500" in why(only(airflow.look([one])))
+    fake.intercept = lambda _: None
+    assert isinstance(only(airflow.look([one])), Known)
+
+
+def test_a_dag_list_that_is_clamped_is_read_to_its_end(fake: FakeAirflow) -> None:
+    fake.clamp = 7
+    fake.rows = [row(dag="zz_")]
+    fake.dags = {f"d{i}" for i in range(100)}
+    assert isinstance(only(healer(fake).look([pod(dag="zz_")])), Known)
+
+
+# --- answers that are not whole ---
+
+
+@pytest.mark.parametrize("clamp", [1, 3, 20, 100])
+def test_a_server_that_clamps_its_pages(fake: FakeAirflow, clamp: int) -> None:
+    fake.clamp = clamp
+    fake.rows = [row(dag=f"d{i % 5}", run=f"r{i % 3}", task=f"t{i}") for i in range(60)]
+    pods = [pod(dag=f"d{i % 5}", run=f"r{i % 3}", task=f"t{i}") for i in range(60)]
+    answers = healer(fake).look(pods)
+    assert set(kinds(answers, pods)) == {"Known"}
+
+
+def test_a_clamp_is_remembered_within_an_audit(fake: FakeAirflow) -> None:
+    fake.clamp = 50
+    fake.rows = [row(dag="d", run=f"r{i}") for i in range(100)]
+    pods = [pod(dag="d", run=f"r{i}") for i in range(100)]
+    airflow = healer(fake)
+    airflow.look(pods)
+    first = len(fake.lists())
+    airflow.look(pods)
+    assert len(fake.lists()) - first == 2
+
+
+def test_a_lie_about_the_total_is_unknown(fake: FakeAirflow) -> None:
+    fake.rows = [row()]
+    fake.intercept = always(page(row(), total=2), "taskInstances/list")
+    calls: list[Call] = []
+    answer = only(healer(fake, calls).look([pod()]))
+    assert isinstance(answer, Known), "the single task instance was asked for by its map index"
+    assert "list-get" in [call.call for call in calls]
+
+
+def test_one_bad_row_spoils_only_its_own_task_instance(fake: FakeAirflow) -> None:
+    fake.rows = [row(task="good"), row(task="bad", try_number="two", state="success"), row(task="fine")]
+    pods = [pod(task=name) for name in ("good", "bad", "fine")]
+    answers = healer(fake).look(pods)
+    assert [state(answers[p.uid]) for p in pods] == ["running", UNSET, "running"]
+    assert judge(pods[1], answers[pods[1].uid]).reason is Reason.AIRFLOW_UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"state": 7},
+        {"id": 7},
+        {"operator": ["x"]},
+        {"start_date": "yesterday"},
+        {"end_date": "2026-01-01T00:00:00"},
+        {"try_number": 1.5},
+    ],
+)
+def test_a_malformed_field_makes_the_row_lack_everything(fake: FakeAirflow, field: dict[str, Any]) -> None:
+    fake.rows = [row(**({"state": "success"} | field))]
+    one = pod(phase="Failed")
+    answer = only(healer(fake).look([one]))
+    assert judge(one, answer).reason is Reason.AIRFLOW_UNKNOWN
+
+
+@pytest.mark.parametrize("field", ["state", "try_number", "operator"])
+def test_a_missing_field_is_unknown(fake: FakeAirflow, field: str) -> None:
+    fake.rows = [row(state="success")]
+    del fake.rows[0][field]
+    one = pod(phase="Failed")
+    assert judge(one, only(healer(fake).look([one]))).reason is Reason.AIRFLOW_UNKNOWN
+
+
+def test_null_is_a_state_of_its_own(fake: FakeAirflow) -> None:
+    fake.rows = [row(state=None)]
+    assert state(only(healer(fake).look([pod()]))) is None
+
+
+@pytest.mark.parametrize("bad", [{"dag_id": "d"}, {}, 7, None, [], {"dag_id": "d", "map_index": "x"}])
+def test_a_row_without_ids_may_be_any_that_is_not_there(fake: FakeAirflow, bad: Any) -> None:
+    pods = [pod(task="good", run="plain"), pod(task="gone", run="plain")]
+    fake.intercept = always(page(row(task="good", run="plain"), bad), "taskInstances/list")
+    answers = healer(fake).look(pods)
+    assert kinds(answers, pods) == ["Known", "Unknown"]
+
+
+def test_a_row_without_ids_may_be_the_twin_of_a_hashed_label(fake: FakeAirflow) -> None:
+    fake.intercept = always(page(row(state="success"), {"dag_id": "d"}), "taskInstances/list")
+    assert "no readable ids" in why(only(healer(fake).look([pod()])))
+
+
+def test_the_same_row_twice_is_one(fake: FakeAirflow) -> None:
+    fake.intercept = always(page(row(state="success"), row(state="success")), "taskInstances/list")
+    assert state(only(healer(fake).look([pod(phase="Failed")]))) == "success"
+
+
+@pytest.mark.parametrize("change", [{"state": "running"}, {"id": "another"}, {"try_number": 2}])
+def test_rows_that_contradict_each_other_are_unknown(fake: FakeAirflow, change: dict[str, Any]) -> None:
+    fake.intercept = always(page(row(state="success"), row(**({"state": "success"} | change))), "taskInstances/list")
+    assert "contradict" in why(only(healer(fake).look([pod()])))
+
+
+def test_rows_nobody_asked_for_are_ignored(fake: FakeAirflow) -> None:
+    fake.rows = [row(run="plain")]
+    stranger = row(dag="stranger", run="plain", state="success")
+    fake.intercept = always(page(row(run="plain"), stranger), "taskInstances/list")
+    answers = healer(fake).look([pod(run="plain")])
+    assert state(only(answers)) == "running"
+
+
+def test_a_chunk_that_fails_is_halved_and_only_the_poison_is_unknown(fake: FakeAirflow) -> None:
+    names = [f"t{i:02}" for i in range(40)]
+    fake.rows = [row(task=name, run="plain") for name in names]
+
+    def poisoned(asked: Asked) -> Reply | None:
+        return error(500, "KeyError") if asked.is_list and "t17" in asked.body["task_ids"] else None
+
+    fake.intercept = poisoned
+    pods = [pod(task=name, run="plain") for name in names]
+    answers = healer(fake).look(pods)
+    assert [name for name, p in zip(names, pods, strict=True) if isinstance(answers[p.uid], Unknown)] == ["t17"]
+    assert len(fake.lists()) <= 15
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        error(500, {"reason": "Database error", "message": "x"}),
+        Reply(body=b"{"),
+        Reply(503, b"<html>", {"Content-Type": "text/html"}),
+    ],
+)
+def test_a_server_that_is_down_is_given_up(fake: FakeAirflow, broken: Reply) -> None:
+    fake.rows = [row(dag=f"d{i}", task=f"t{j}") for i in range(100) for j in range(10)]
+    pods = [pod(dag=f"d{i}", task=f"t{j}") for i in range(100) for j in range(10)]
+    fake.intercept = always(broken, "/dags")
+    answers = healer(fake).look(pods)
+    assert set(kinds(answers, pods)) == {"Unknown"}
+    assert len(fake.asked) <= 25
+
+
+def test_one_chunk_that_fails_does_not_hold_up_the_others(fake: FakeAirflow) -> None:
+    fake.rows = [row(dag=f"d{i:02}") for i in range(60)]
+    pods = [pod(dag=f"d{i:02}") for i in range(60)]
+    fake.intercept = lambda asked: error(500, "bug") if asked.is_list and "d05" in asked.body["dag_ids"] else None
+    answers = healer(fake).look(pods)
+    assert [i for i, p in enumerate(pods) if isinstance(answers[p.uid], Unknown)] == [5]
+
+
+# --- versions ---
+
+
+@pytest.mark.parametrize("version", ["3.4.0", "4.0.0", "2.11.2", "banana", "", "3"])
+def test_an_unknown_version_is_not_believed(fake: FakeAirflow, version: str) -> None:
+    fake.version = version
+    fake.rows = [row(state="success")]
+    airflow = healer(fake)
+    said = why(only(airflow.look([pod()])))
+    assert version in said
+    assert "it knows 3.0 to 3.3" in said
+    assert fake.lists() == []
+    assert airflow.version is None
+    fake.version = "3.3.0"
+    assert isinstance(only(airflow.look([pod()])), Known), "an upgrade is noticed at the next question"
+
+
+def test_airflow_2_is_called_by_its_name(fake: FakeAirflow) -> None:
+    def airflow_2(asked: Asked) -> Reply:
+        return Reply(body={"version": "2.11.2"}) if asked.path == "/api/v1/version" else error(404, "Not Found")
+
+    fake.intercept = airflow_2
+    assert "is Airflow 2.11.2: kpo-healer needs Airflow 3.0 to 3.3" in why(only(healer(fake).look([pod()])))
+
+
+@pytest.mark.parametrize("version", ["3.0.0", "3.1.8", "3.2.2", "3.3.2", "3.3.0+astro.1", "3.2.0rc1"])
+def test_known_versions(fake: FakeAirflow, version: str) -> None:
+    fake.version = version
+    fake.rows = [row()]
+    airflow = healer(fake)
+    assert isinstance(only(airflow.look([pod()])), Known)
+    assert airflow.version == version
+
+
+# --- large mapped tasks ---
+
+
+def mapped(count: int, **fields: Any) -> list[dict[str, Any]]:
+    return [row(task="m", map_index=i, **fields) for i in range(count)]
+
+
+def test_a_task_larger_than_a_page_is_asked_by_its_map_indices(fake: FakeAirflow) -> None:
+    fake.rows = [row(task="m", run="plain", map_index=i, state="success") for i in range(1500)] + [row(run="plain")]
+    pods = [pod(task="m", run="plain", map_index=i, phase="Failed") for i in range(120)] + [pod(run="plain")]
+    calls: list[Call] = []
+    airflow = healer(fake, calls)
+    assert set(kinds(airflow.look(pods), pods)) == {"Known"}
+    calls.clear()
+    airflow.start_audit()
+    assert set(kinds(airflow.look(pods), pods)) == {"Known"}
+    assert [call.call for call in calls if call.rows > 100] == [], "it is remembered as large"
+    assert sorted(call.call for call in calls) == ["list", "list-get", "list-get", "list-get"]
+
+
+def test_a_large_task_on_3_0_is_asked_for_singly(fake: FakeAirflow) -> None:
+    fake.version = "3.0.6"
+    fake.rows = mapped(1500, state="success")
+    pods = [pod(task="m", map_index=i, phase="Failed") for i in (3, 1400)]
+    calls: list[Call] = []
+    assert kinds(healer(fake, calls).look(pods), pods) == ["Known", "Known"]
+    assert [call.call for call in calls][-2:] == ["task-instance", "task-instance"]
+    assert not any(key == "map_index" for asked in fake.asked for key, _ in asked.query)
+
+
+def test_a_server_that_ignores_the_map_index_is_asked_singly(fake: FakeAirflow) -> None:
+    fake.rows = mapped(1500, state="success")
+    whole = page(*fake.rows[:100], total=1500)
+    fake.intercept = lambda asked: whole if asked.path.endswith("/taskInstances") else None
+    pods = [pod(task="m", map_index=1400, phase="Failed")]
+    assert kinds(healer(fake).look(pods), pods) == ["Known"]
+
+
+def test_a_large_task_of_a_dag_that_is_not_serialized(fake: FakeAirflow) -> None:
+    fake.rows = mapped(1500, state="success")
+    gone = error(404, "The Dag with ID: `d` was not found")
+    fake.intercept = lambda asked: gone if asked.path.endswith("/taskInstances") else None
+    pods = [pod(task="m", map_index=i, phase="Failed") for i in (0, 1499)]
+    assert kinds(healer(fake).look(pods), pods) == ["Known", "Known"]
+
+
+def test_a_large_task_does_not_crowd_the_lists_of_others(fake: FakeAirflow) -> None:
+    fake.rows = mapped(3000) + [row(task=f"t{i}", run=f"r{j}") for i in range(10) for j in range(10)]
+    pods = [pod(task="m", map_index=0)] + [pod(task=f"t{i}", run=f"r{j}") for i in range(10) for j in range(10)]
+    calls: list[Call] = []
+    airflow = healer(fake, calls)
+    airflow.look(pods)
+    first = [call.rows for call in calls if call.call == "list"]
+    assert first.count(1000) <= 2
+    calls.clear()
+    airflow.look(pods)
+    assert max(call.rows for call in calls) <= 100
+
+
+# --- what has ended lately ---
+
+
+def ended(index: int, end: str = "2026-01-01T02:00:00Z") -> dict[str, Any]:
+    return row(task="m", map_index=index, state="success", end_date=end)
+
+
+def test_only_what_has_ended_is_told(fake: FakeAirflow) -> None:
+    fake.rows = mapped(10)
+    pods = [pod(task="m", map_index=i) for i in range(10)]
+    airflow = healer(fake)
+    airflow.look(pods)
+    assert airflow.ended_lately(pods) == {}
+    fake.rows[3] = ended(3)
+    answers = airflow.ended_lately(pods)
+    assert list(answers) == [pods[3].uid]
+    assert state(answers[pods[3].uid]) == "success"
+    body = fake.lists()[-1]
+    assert body["state"] == ["failed", "skipped", "success", "upstream_failed"]
+
+
+def test_the_date_is_airflows_own_less_ten_minutes(fake: FakeAirflow) -> None:
+    fake.clock = None
+    fake.rows = [*mapped(3), ended(3, "2026-01-01T05:00:00Z")]
+    pods = [pod(task="m", map_index=i) for i in range(3)]
+    airflow = healer(fake)
+    airflow.look(pods)
+    airflow.ended_lately(pods)
+    assert fake.lists()[-1]["end_date_gte"] == "2026-01-01T04:50:00+00:00"
+
+
+def test_a_chunk_that_failed_is_asked_from_where_it_was(fake: FakeAirflow) -> None:
+    fake.clock = None
+    fake.rows = [row(dag="a"), row(dag="b", start_date="2026-01-01T03:00:00Z")]
+    pods = [pod(dag="a"), pod(dag="b")]
+    airflow = healer(fake)
+    airflow.look(pods)
+    fake.intercept = lambda asked: error(500, "bug") if asked.is_list and "a" in asked.body["dag_ids"] else None
+    for hour in range(4, 8):
+        fake.rows[1] = row(dag="b", state="success", end_date=f"2026-01-01T0{hour}:00:00Z")
+        answers = airflow.ended_lately(pods)
+        assert kinds(answers, pods) == ["Unknown", "Known"]
+    fake.intercept = lambda _: None
+    fake.rows[0] = row(dag="a", state="failed", end_date="2026-01-01T03:30:00Z")
+    assert state(airflow.ended_lately(pods)[pods[0].uid]) == "failed"
+
+
+def test_nothing_ever_seen_means_no_date(fake: FakeAirflow) -> None:
+    fake.clock = None
+    fake.rows = [row(state="queued", start_date=None)]
+    airflow = healer(fake)
+    airflow.look([pod()])
+    airflow.ended_lately([pod()])
+    assert "end_date_gte" not in fake.lists()[-1]
+
+
+def test_a_worker_whose_clock_runs_ahead_does_not_hide_the_others(fake: FakeAirflow) -> None:
+    fake.rows = [row(dag="a", start_date="2099-01-01T00:00:00Z"), row(dag="b")]
+    pods = [pod(dag="a"), pod(dag="b")]
+    airflow = healer(fake)
+    airflow.look(pods)
+    airflow.ended_lately(pods)
+    assert fake.lists()[-1]["end_date_gte"] < "2099"
+
+
+def test_what_ends_without_a_date_is_left_to_the_audit(fake: FakeAirflow) -> None:
+    fake.rows = [row()]
+    airflow = healer(fake)
+    airflow.look([pod()])
+    fake.rows = [row(state="skipped", end_date=None)]
+    assert airflow.ended_lately([pod()]) == {}
+    assert state(only(airflow.look([pod(phase="Failed")]))) == "skipped"
+
+
+def test_a_burst_of_ends_is_asked_by_index_from_then_on(fake: FakeAirflow) -> None:
+    fake.rows = [row(task="m", map_index=i) for i in range(1500)]
+    pods = [pod(task="m", map_index=i) for i in range(1400, 1450)]
+    calls: list[Call] = []
+    airflow = healer(fake, calls)
+    airflow.look(pods)
+    fake.rows = [ended(i, "2999-01-01T00:00:00Z") if i < 1400 else r for i, r in enumerate(fake.rows)]
+    assert airflow.ended_lately(pods) == {}
+    calls.clear()
+    assert airflow.ended_lately(pods) == {}
+    assert [(call.call, call.rows) for call in calls] == [("list-get", 50)]
+
+
+def test_pods_that_are_gone_are_forgotten(fake: FakeAirflow) -> None:
+    fake.rows = [row()]
+    airflow = healer(fake)
+    airflow.look([pod()])
+    airflow.forget([pod().uid, "never-seen"])
+    before = len(fake.asked)
+    assert airflow.ended_lately([pod()]) == {}
+    assert len(fake.asked) == before
+
+
+# --- single questions ---
+
+
+def test_what_is_due_is_asked_one_by_one(fake: FakeAirflow) -> None:
+    fake.rows = mapped(30, state="running")
+    pods = [pod(task="m", map_index=i) for i in range(30)]
+    airflow = healer(fake)
+    first = airflow.look(pods)
+    lists = len(fake.lists())
+    fake.rows = mapped(30, state="up_for_retry")
+    answers = airflow.ask_each(pods)
+    assert {state(answer) for answer in answers.values()} == {"up_for_retry"}
+    assert len(fake.lists()) == lists
+    assert min(answer.sent for answer in answers.values()) > max(answer.sent for answer in first.values())
+
+
+def test_more_than_a_hundred_are_asked_in_lists(fake: FakeAirflow) -> None:
+    fake.rows = mapped(101)
+    pods = [pod(task="m", map_index=i) for i in range(101)]
+    airflow = healer(fake)
+    airflow.look(pods)
+    singles = len(fake.paths(part="/taskInstances/m/"))
+    assert len(airflow.ask_each(pods)) == 101
+    assert len(fake.paths(part="/taskInstances/m/")) == singles
+
+
+def test_a_pod_that_was_never_looked_at_is_looked_at(fake: FakeAirflow) -> None:
+    fake.rows = [row()]
+    assert isinstance(only(healer(fake).ask_each([pod()])), Known)
+
+
+@pytest.mark.parametrize("run", ["with/slash", "..", "."])
+def test_ids_that_no_url_can_hold_are_asked_for_in_lists(fake: FakeAirflow, run: str) -> None:
+    fake.rows = [row(run=run)]
+    one = pod(run=run, labels=Labels("d", "t", safe_label(run), None, "1"))
+    airflow = healer(fake)
+    assert isinstance(only(airflow.look([one])), Known)
+    assert isinstance(only(airflow.ask_each([one])), Known)
+    assert fake.paths(part="slash") == []
+
+
+@pytest.mark.parametrize("run", ["a?b=c", "a#b", "a%2Fb", "a b+c", "ü", "{task_id}", "a..b"])
+def test_hostile_ids_stay_in_their_place(fake: FakeAirflow, run: str) -> None:
+    fake.rows = [row(run=run)]
+    airflow = healer(fake)
+    one = pod(run=run)
+    airflow.look([one])
+    assert isinstance(only(airflow.ask_each([one])), Known)
+    assert fake.asked[-1].path.count("/") == f"{API}/dags/d/dagRuns/r/taskInstances/t/-1".count("/")
+
+
+def test_another_task_instance_than_asked_for_is_unknown(fake: FakeAirflow) -> None:
+    fake.rows = [row()]
+    airflow = healer(fake)
+    airflow.look([pod()])
+    fake.intercept = always(Reply(body=row(task="other", state="success")), "/taskInstances/t/")
+    assert "another task instance" in why(only(airflow.ask_each([pod()])))
+
+
+# --- absence ---
+
+
+def test_a_deleted_run_is_proven_by_two_questions(fake: FakeAirflow) -> None:
+    fake.dags = {"d"}
+    pods = [pod(task=f"t{i}") for i in range(50)]
+    answers = healer(fake).look(pods)
+    assert set(kinds(answers, pods)) == {"RunDeleted"}
+    assert answers[pods[0].uid] == RunDeleted(answers[pods[0].uid].sent, "d", RUN)
+    assert len(fake.paths(part="/dagRuns/scheduled")) == 2, "one for each id that the label may stand for"
+    assert len([path for path in fake.paths() if path.endswith("/dags/d")]) == 2, "before and after the run"
+
+
+def test_a_deleted_run_is_confirmed_anew(fake: FakeAirflow) -> None:
+    fake.rows = [row()]
+    airflow = healer(fake)
+    airflow.look([pod()])
+    fake.rows, fake.dags = [], {"d"}
+    assert isinstance(only(airflow.ask_each([pod()])), RunDeleted)
+
+
+def test_a_dag_deleted_meanwhile_is_no_deleted_run(fake: FakeAirflow) -> None:
+    fake.dags = {"d"}
+
+    def delete(asked: Asked) -> Reply | None:
+        if "/dagRuns/" in asked.path and not asked.is_list:
+            fake.dags = set()
+        return None
+
+    fake.intercept = delete
+    assert isinstance(only(healer(fake).look([pod()])), Absent)
+
+
+def test_a_missing_dag_is_asked_for_once(fake: FakeAirflow) -> None:
+    pods = [pod(run=f"r{i}") for i in range(50)]
+    answers = healer(fake).look(pods)
+    assert "Airflow has no DAG 'd'" in why(answers[pods[0].uid])
+    assert set(kinds(answers, pods)) == {"Absent"}
+    assert [asked.path for asked in fake.asked if not asked.is_list][2:] == [f"{API}/dags/d"]
+
+
+def test_a_missing_task_instance_of_a_run_that_exists(fake: FakeAirflow) -> None:
+    fake.runs, fake.dags = {("d", RUN)}, {"d"}
+    assert "has no such task instance" in why(only(healer(fake).look([pod()])))
+
+
+def test_a_task_instance_that_the_list_omitted_is_found_singly(fake: FakeAirflow) -> None:
+    fake.rows = [row()]
+    fake.intercept = always(page(), "taskInstances/list")
+    assert state(only(healer(fake).look([pod()]))) == "running"
+
+
+def test_a_hashed_run_of_which_one_reading_exists_is_not_deleted(fake: FakeAirflow) -> None:
+    fake.runs, fake.dags = {("d", TWIN)}, {"d"}
+    assert isinstance(only(healer(fake).look([pod()])), Absent)
+
+
+NOT_PROOF = [
+    ("forbidden", error(403, "Forbidden")),
+    ("wrong path", error(404, "Not Found")),
+    ("other words", error(404, "DagRun was not found")),
+    ("another run", error(404, "The DagRun with dag_id: `d` and run_id: `x` was not found")),
+    ("a list", error(404, ["The DagRun with dag_id: `d` and run_id: `r` was not found"])),
+    ("html", Reply(404, b"<html>", {"Content-Type": "text/html"})),
+    ("bug", error(500, "bug")),
+    ("gone", error(410, "gone")),
+    ("redirect", Reply(302, b"", {"Location": "/login"})),
+    ("another id", Reply(body={"dag_run_id": "x", "dag_id": "x"})),
+    ("nonsense", Reply(body=[])),
+]
+
+
+@pytest.mark.parametrize("place", ["run", "dag", "task instance"])
+@pytest.mark.parametrize("reply", [case[1] for case in NOT_PROOF], ids=[case[0] for case in NOT_PROOF])
+def test_only_the_exact_words_prove_absence(fake: FakeAirflow, place: str, reply: Reply) -> None:
+    fake.dags = {"d"}
+    fake.runs = {("d", "r")} if place == "task instance" else set()
+    ending = {"run": "/dagRuns/r", "dag": "/dags/d", "task instance": "/taskInstances/t/-1"}[place]
+    fake.intercept = lambda asked: reply if asked.path.endswith(ending) else None
+    answer = only(healer(fake).look([pod(run="r")]))
+    assert isinstance(answer, Unknown)
+
+
+@pytest.mark.parametrize("reply", [case[1] for case in NOT_PROOF], ids=[case[0] for case in NOT_PROOF])
+def test_a_second_look_at_the_dag_that_fails_proves_nothing(fake: FakeAirflow, reply: Reply) -> None:
+    fake.dags = {"d"}
+    seen: list[str] = []
+
+    def second(asked: Asked) -> Reply | None:
+        if asked.path != f"{API}/dags/d":
+            return None
+        seen.append(asked.path)
+        return reply if len(seen) == 2 else None
+
+    fake.intercept = second
+    assert isinstance(only(healer(fake).look([pod(run="r")])), Unknown)
+    assert len(seen) == 2
+
+
+def test_the_words_of_3_0(fake: FakeAirflow) -> None:
+    fake.version = "3.0.6"
+    fake.intercept = lambda asked: error(404, "Dag with id d was not found") if asked.path == f"{API}/dags/d" else None
+    assert isinstance(only(healer(fake).look([pod(run="r")])), Absent)
+
+
+def test_absence_of_a_thousand_runs_is_bounded(fake: FakeAirflow) -> None:
+    fake.dags = {"d"}
+    pods = [pod(run=f"r{i}") for i in range(700)]
+    answers = healer(fake).look(pods)
+    assert kinds(answers, pods).count("RunDeleted") == 500
+    assert kinds(answers, pods).count("Unknown") == 200
+
+
+def test_absence_of_many_task_instances_is_bounded(fake: FakeAirflow) -> None:
+    fake.dags, fake.runs = {"d"}, {("d", "r")}
+    pods = [pod(run="r", task=f"t{i}") for i in range(300)]
+    answers = healer(fake).look(pods)
+    assert set(kinds(answers, pods)) == {"Absent"}
+    assert len(fake.paths(part="/taskInstances/t")) == 200
+
+
+# --- identity ---
+
+
+def suspect(fake: FakeAirflow, **named: Any) -> Pod:
+    """A running Pod whose task instance has ended; `named` is what each source holds."""
+    fake.rows = [row(state="success", end_date="2026-01-01T01:00:00Z")]
+    fake.named = {(source, "t"): value for source, value in named.items()}
+    return pod(name="mine")
+
+
+def identity(fake: FakeAirflow, one: Pod) -> Any:
+    answer = only(healer(fake).look([one]))
+    assert isinstance(answer, Known)
+    return answer.identity
+
+
+def test_a_pod_in_use_needs_no_identity(fake: FakeAirflow) -> None:
+    fake.rows = [row()]
+    assert identity(fake, pod()) is None
+    assert fake.paths(part="state-store") == []
+
+
+def test_the_state_store_names_this_pod(fake: FakeAirflow) -> None:
+    one = suspect(fake, state={"name": "mine", "namespace": "jobs"}, pod_name="other")
+    found = identity(fake, one)
+    assert found.names(one)
+    assert fake.paths(part="xcom") == [], "no need to ask on"
+
+
+def test_sources_add_up(fake: FakeAirflow) -> None:
+    one = suspect(fake, state={"name": "other", "namespace": "jobs"}, pod_name="mine", pod_namespace="jobs")
+    found = identity(fake, one)
+    assert found.named == {("jobs", "other"), ("jobs", "mine")}
+    assert not found.names_another(one)
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({}, set()),
+        ({"pod_name": "other"}, {(None, "other")}),
+        ({"pod_name": '"other"', "pod_namespace": '"jobs"'}, {("jobs", "other")}),
+        ({"pod_namespace": "jobs"}, set()),
+        ({"state": '{"name": "other", "namespace": "jobs"}'}, {("jobs", "other")}),
+    ],
+)
+def test_what_sources_say(fake: FakeAirflow, named: dict[str, Any], expected: set[Any]) -> None:
+    found = identity(fake, suspect(fake, **named))
+    assert (found.named, found.failed) == (expected, None)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"state": {"name": "other"}},
+        {"state": {"name": 7, "namespace": "jobs"}},
+        {"state": "s3://a/reference"},
+        {"state": []},
+        {"state": {"name": "", "namespace": "jobs"}},
+        {"state": {"name": "Not A Name", "namespace": "jobs"}},
+        {"pod_name": 7},
+        {"pod_name": ""},
+        {"pod_name": {"name": "other"}},
+        {"pod_name": "s3://a/reference"},
+        {"pod_name": '["other"]'},
+        {"pod_name": "other", "pod_namespace": ["jobs"]},
+    ],
+)
+def test_a_malformed_value_is_a_source_that_failed(fake: FakeAirflow, named: dict[str, Any]) -> None:
+    one = suspect(fake, **named)
+    answer = only(healer(fake).look([one]))
+    assert isinstance(answer, Known)
+    assert answer.identity is not None
+    assert answer.identity.failed
+    assert judge(one, answer).reason is Reason.AIRFLOW_UNKNOWN
+
+
+SOURCES = ["state-store/pod_identifier", "xcomEntries/pod_name", "xcomEntries/pod_namespace"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    "reply",
+    [
+        error(500, "bug"),
+        error(404, "Not Found"),
+        missing("d", RUN, "t"),
+        Reply(body={}),
+        Reply(302, b""),
+        error(403, ""),
+    ],
+    ids=["bug", "path", "task instance", "shape", "redirect", "odd 403"],
+)
+def test_a_source_that_fails_makes_the_answer_unknown(fake: FakeAirflow, source: str, reply: Reply) -> None:
+    one = suspect(fake, pod_name="mine", pod_namespace="jobs")
+    fake.intercept = always(reply, source)
+    answer = only(healer(fake).look([one]))
+    assert judge(one, answer).reason is Reason.AIRFLOW_UNKNOWN
+
+
+@pytest.mark.parametrize("source", SOURCES[:2])
+def test_a_source_that_we_may_not_read_is_none(fake: FakeAirflow, source: str) -> None:
+    one = suspect(fake)
+    fake.intercept = always(error(403, "Forbidden"), source)
+    found = identity(fake, one)
+    assert (found.named, found.failed) == (frozenset(), None)
+    assert judge(one, only(healer(fake).look([one]))).reason is Reason.ORPHANED
+
+
+@pytest.mark.parametrize(("version", "asked"), [("3.0.6", 0), ("3.2.2", 0), ("3.3.0", 1)])
+def test_the_state_store_is_asked_from_3_3_on(fake: FakeAirflow, version: str, asked: int) -> None:
+    fake.version = version
+    identity(fake, suspect(fake, pod_name="mine"))
+    assert len(fake.paths(part="state-store")) == asked
+
+
+def test_identity_is_asked_once_and_freshly_when_it_matters(fake: FakeAirflow) -> None:
+    one = suspect(fake, pod_name="mine")
+    airflow = healer(fake)
+    airflow.look([one])
+    airflow.look([one])
+    airflow.start_audit()
+    airflow.ended_lately([one])
+    assert len([path for path in fake.paths() if path.endswith("/pod_name")]) == 1
+    fake.named["pod_name", "t"] = "other"
+    answer = only(airflow.ask_each([one]))
+    assert isinstance(answer, Known)
+    assert answer.identity is not None
+    assert answer.identity.names_another(one)
+
+
+def test_a_new_try_has_a_new_identity(fake: FakeAirflow) -> None:
+    one = suspect(fake, pod_name="mine")
+    airflow = healer(fake)
+    airflow.look([one])
+    fake.rows[0]["id"] = "after a clear"
+    fake.named["pod_name", "t"] = "other"
+    answer = only(airflow.look([one]))
+    assert isinstance(answer, Known)
+    assert answer.identity is not None
+    assert answer.identity.names_another(one)
+
+
+def test_an_identity_that_may_still_change_is_asked_again_at_an_audit(fake: FakeAirflow) -> None:
+    one = suspect(fake, pod_name="other")
+    fake.rows = [row(try_number=2)]
+    airflow = healer(fake)
+    airflow.look([one])
+    airflow.start_audit()
+    fake.named["pod_name", "t"] = "mine"
+    answer = only(airflow.look([one]))
+    assert isinstance(answer, Known)
+    assert answer.identity is not None
+    assert not answer.identity.names_another(one)
+
+
+# --- check ---
+
+
+def test_a_healthy_airflow_passes_every_check(fake: FakeAirflow) -> None:
+    fake.rows = [row()]
+    found = healer(fake).probe()
+    assert found.good
+    assert found.version == "3.3.2"
+    assert [check.mark for check in found.checks] == ["ok"] * 7
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "mark"),
+    [
+        ("/dags", "read DAGs", "fail"),
+        ("/dagRuns", "read dag runs", "fail"),
+        ("/list", "read task instances", "fail"),
+        ("/state-store/pod_identifier", "read state store", "warn"),
+        ("/xcomEntries/pod_name", "read XComs", "warn"),
+    ],
+)
+def test_each_missing_right_is_named(fake: FakeAirflow, part: str, name: str, mark: str) -> None:
+    fake.rows = [row()]
+    fake.intercept = lambda asked: error(403, "Forbidden") if asked.path.endswith(part) else None
+    found = healer(fake).probe()
+    check = next(check for check in found.checks if check.name == name)
+    assert check.mark == mark
+    assert "can_read on" in check.text
+    assert found.good is (mark != "fail")
+
+
+def test_check_says_that_the_login_is_refused(fake: FakeAirflow) -> None:
+    found = healer(fake, password="wrong-password").probe()
+    assert (found.good, found.refused, found.version) == (False, True, "3.3.2")
+    assert "login refused" in found.checks[-1].text
+
+
+def test_check_says_that_no_dag_can_be_read(fake: FakeAirflow) -> None:
+    found = healer(fake).probe()
+    assert found.good
+    assert [check.mark for check in found.checks if check.name == "read DAGs"] == ["warn"]
+
+
+def test_check_names_an_unknown_version(fake: FakeAirflow) -> None:
+    fake.version = "9.9.9"
+    found = healer(fake).probe()
+    assert not found.good
+    assert "Airflow 9.9.9" in found.checks[0].text
