@@ -33,7 +33,11 @@ def variables(home: Path, port: int, *, dags: Path = DAGS) -> dict[str, str]:
             "simple_auth_manager_users": ",".join(f"{name}:{name}" for name in USERS),
             "simple_auth_manager_passwords_file": home / "passwords.json",
         },
-        "database": {"sql_alchemy_conn": f"sqlite:///{home}/airflow.db?timeout=60"},
+        "database": {
+            "sql_alchemy_conn": f"sqlite:///{home}/airflow.db?timeout=60",
+            # A request may need a second connection while it holds its first: 15 at once, the default, block each other.
+            "sql_alchemy_pool_size": 60,
+        },
         "api": {"port": port, "host": "127.0.0.1", "workers": 1, "base_url": url, "secret_key": secrets.token_hex(16)},
         "api_auth": {"jwt_secret": secrets.token_hex(32)},
         "logging": {"base_log_folder": home / "logs", "colored_console_log": False},
