@@ -6,6 +6,7 @@ What asks and prints is imported when it is needed: Airflow's client alone takes
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -99,8 +100,9 @@ def explain(session: Session, pod: str, form: str) -> int:
         raise click.UsageError(f"{pod!r} is no Pod's name: write NAMESPACE/POD, as airflow/my-task-abc123")
     cluster = _cluster(session)
     explanation = look(session.config, cluster, namespace, name)
-    explaining.show(explanation, form, now=cluster.now())
-    return INCOMPLETE if explaining.is_incomplete(explanation) else GOOD
+    mode = next(a.mode for a in session.config.airflows if a.name == explanation.shown.airflow)
+    explaining.show(explanation, form, now=cluster.now(), mode=mode)
+    return _completeness(explaining.missing(explanation))
 
 
 @cli.command()
@@ -122,7 +124,7 @@ def _cluster(session: Session) -> Cluster:
     return Cluster(session.connection, freshness=session.config.freshness)
 
 
-def _completeness(incomplete: tuple[str, ...]) -> int:
+def _completeness(incomplete: Sequence[str]) -> int:
     for why in incomplete:
         click.echo(f"incomplete: {why}", err=True)
     return INCOMPLETE if incomplete else GOOD

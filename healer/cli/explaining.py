@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import UNSET
 
 from healer.cli.output import age, moment, printable, write, write_data, write_table
+from healer.config import Mode
 from healer.model import (
     Action,
     Answer,
@@ -18,29 +19,24 @@ from healer.model import (
     RunDeleted,
     TaskInstance,
     Unknown,
-    Withheld,
 )
 from healer.reconcile import Explanation
 from healer.report import Shown, rfc3339
 from healer.rules import base_name, is_done, untouchable
 
-_WAITS = {
-    Withheld.REPORT_MODE: "but this is report mode: nothing is deleted",
-    Withheld.NOT_DUE: "but it is not due yet",
-    Withheld.BREAKER: "but the breaker is open: too much is condemned at once",
-    Withheld.RATE: "but the budget of deletions is spent for now",
-}
+
+def missing(explanation: Explanation) -> list[str]:
+    """Say why there is no clear answer of Airflow's, where one was needed."""
+    finding = explanation.shown.finding
+    if finding.reason is not Reason.AIRFLOW_UNKNOWN:
+        return []
+    return [f"Airflow {explanation.shown.airflow}: {finding.detail}"]
 
 
-def is_incomplete(explanation: Explanation) -> bool:
-    """Whether Airflow was needed and gave no clear answer."""
-    return explanation.shown.finding.reason is Reason.AIRFLOW_UNKNOWN
-
-
-def show(explanation: Explanation, form: str, *, now: float | None) -> None:
-    """Print an explanation. `now` is the API server's time (epoch seconds), for the Pod's age."""
+def show(explanation: Explanation, form: str, *, now: float | None, mode: Mode) -> None:
+    """Print an explanation. `now` is the API server's time (epoch seconds), `mode` its Airflow's."""
     if form != "table":
-        write_data(_data(explanation, now), form)
+        write_data(_data(explanation, now, mode), form)
         return
     pod, answer = explanation.pod, explanation.answer
     _section(f"Pod {pod}", _pod(pod, answer, now))
@@ -50,26 +46,21 @@ def show(explanation: Explanation, form: str, *, now: float | None) -> None:
         ("", "rule", "because"), [("yes" if s.matched else "no", s.reason.value, s.why) for s in explanation.steps]
     )
     write("")
-    _section("What happens next", [next_step(explanation.shown)])
+    _section("What happens next", [next_step(explanation.shown, mode)])
 
 
-def next_step(shown: Shown) -> str:
+def next_step(shown: Shown, mode: Mode) -> str:
     """Say in one sentence what becomes of the Pod."""
-    reason = shown.finding.reason.value
+    reason = shown.finding.reason
     if shown.action is Action.KEEP:
-        return (
-            f"It is kept: {reason} never acts on a Pod."
-            if _always(shown)
-            else f"It is kept: the policy says so for {reason}."
-        )
-    what = "It is to be deleted" if shown.action is Action.DELETE else "It is reported and never deleted"
+        why = "this reason never acts on a Pod" if reason.action is Action.KEEP else "the policy says so"
+        return f"It is kept as {reason.value}: {why}."
     due = f"; due at {rfc3339(shown.due)} at the earliest" if shown.due is not None else ""
-    waits = f", {_WAITS[shown.withheld]}" if shown.withheld else ""
-    return f"{what} as {reason}{waits}{due}."
-
-
-def _always(shown: Shown) -> bool:
-    return shown.finding.reason.action is Action.KEEP
+    if shown.action is Action.REPORT:
+        return f"It is reported as {reason.value} and not deleted: the policy says so{due}."
+    if mode is Mode.REPORT:
+        return f"It would be deleted as {reason.value}, but this is report mode: nothing is deleted{due}."
+    return f"It will be deleted as {reason.value} if every later look finds the same{due}."
 
 
 def _section(title: str, lines: list[str]) -> None:
@@ -141,7 +132,7 @@ def _identity(answer: Known) -> list[str]:
     return [f"The Pod it names as the one in use: {', '.join(names) or 'none'}"]
 
 
-def _data(explanation: Explanation, now: float | None) -> dict[str, Any]:
+def _data(explanation: Explanation, now: float | None, mode: Mode) -> dict[str, Any]:
     pod = explanation.pod
     return {
         "finding": explanation.shown.to_dict(),
@@ -161,5 +152,5 @@ def _data(explanation: Explanation, now: float | None) -> dict[str, Any]:
         },
         "airflow_says": _answer(explanation),
         "rules": [{"reason": s.reason.value, "matched": s.matched, "why": s.why} for s in explanation.steps],
-        "next": next_step(explanation.shown),
+        "next": next_step(explanation.shown, mode),
     }

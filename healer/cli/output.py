@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import click
 import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 WIDTH = 100_000
-"""Columns of a table: never fold a line, so that ids stay whole for grep and for copying."""
+"""Columns of a line: none is ever folded, so that ids stay whole for grep and for copying."""
 
 STYLES: Mapping[str, str] = {
     "delete": "bold red",
@@ -36,7 +35,7 @@ class NoReaderError(Exception):
 def write(text: str) -> None:
     """Write to standard output at once."""
     try:
-        click.echo(text.rstrip("\n"))
+        sys.stdout.write(text.rstrip("\n") + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         raise NoReaderError from None
@@ -47,7 +46,7 @@ def write_data(data: object, form: str) -> None:
     if form == "json":
         write(json.dumps(data, indent=2))
     else:
-        write(yaml.safe_dump(data, sort_keys=False, default_flow_style=False))
+        write(yaml.safe_dump(data, sort_keys=False, default_flow_style=False, width=WIDTH))
 
 
 def write_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

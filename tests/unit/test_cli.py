@@ -1,0 +1,461 @@
+"""The command line: what is printed, in which form, with which exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import yaml
+
+from healer import __version__
+from healer.cli.checks import manifest
+from healer.cli.logs import set_up
+from healer.cli.output import age, moment, printable
+from healer.config import LogFormat, LogLevel, Mode
+from healer.model import Reason
+from healer.rules import RULES
+from tests.unit.cli_world import (
+    ROW,
+    Answer,
+    Seen,
+    World,
+    answer,
+    good_airflow,
+    kpo_healer,
+    kubernetes,
+    undisturbed_logging,
+    world,
+)
+from tests.unit.cluster_server import page, raw_pod
+
+FIELDS = [
+    "namespace",
+    "pod",
+    "uid",
+    "airflow",
+    "task",
+    "labels",
+    "reason",
+    "action",
+    "withheld",
+    "detail",
+    "since",
+    "due",
+]
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    with undisturbed_logging():
+        yield
+
+
+@pytest.fixture
+def good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[World]:
+    with world(tmp_path, capsys) as made:
+        yield made
+
+
+def with_row(changes: dict[str, Any], seen: Seen) -> Answer:
+    """Answer as the good Airflow does, but with another task instance."""
+    reply = good_airflow(seen)
+    if isinstance(reply.body, dict) and reply.body.get("task_instances"):
+        return answer(200, reply.body | {"task_instances": [ROW | changes]})
+    return answer(200, ROW | changes) if reply.body == ROW else reply
+
+
+def with_pod(changes: dict[str, Any], seen: Seen) -> Answer:
+    """Answer as the good API server does, but with another Pod."""
+    pod = raw_pod(**changes)
+    path = seen.path.partition("?")[0]
+    if path.endswith("/pods"):
+        return answer(200, page(pod))
+    return answer(200, pod) if path.endswith("/pods/p") else kubernetes(seen)
+
+
+class TestScan:
+    def test_finds_the_orphan(self, good: World) -> None:
+        outcome = good.run("scan", "-o", "json")
+        assert (outcome.code, outcome.err) == (1, "")
+        (finding,) = json.loads(outcome.out)
+        assert list(finding) == FIELDS
+        assert finding["task"] == {
+            "dag_id": "d",
+            "run_id": "r",
+            "task_id": "t",
+            "map_index": -1,
+            "try_number": 1,
+            "state": "failed",
+        }
+        assert finding["labels"] == {"dag_id": "d", "task_id": "t", "run_id": "r", "try_number": "1"}
+        assert (finding["reason"], finding["action"], finding["airflow"]) == ("orphaned", "delete", "prod")
+        assert finding["since"] is None
+        assert finding["due"].endswith("Z")
+
+    def test_yaml_says_the_same(self, good: World) -> None:
+        as_json, as_yaml = good.run("scan", "-o", "json"), good.run("scan", "-o", "yaml")
+        unlike = {"due"}
+        (one,), (other,) = json.loads(as_json.out), yaml.safe_load(as_yaml.out)
+        assert {k: v for k, v in one.items() if k not in unlike} == {k: v for k, v in other.items() if k not in unlike}
+        assert len([line for line in as_yaml.out.splitlines() if "detail" in line and "ended 2026" in line]) == 1
+
+    def test_a_table_never_folds(self, good: World) -> None:
+        header, row = good.run("scan").out.splitlines()
+        assert header.split() == [
+            "NAMESPACE",
+            "POD",
+            "REASON",
+            "ACTION",
+            "WITHHELD",
+            "DUE",
+            "AIRFLOW",
+            "TASK",
+            "DETAIL",
+        ]
+        assert row.startswith("a          p    orphaned  delete")
+        assert row.endswith("ended 2026-01-01T00:00:05Z")
+
+    def test_what_is_only_reported_counts_as_found(self, good: World) -> None:
+        config = good.config(policy={"actions": {"orphaned": "report"}})
+        outcome = good.run("scan", "-o", "json", config=config)
+        assert (outcome.code, json.loads(outcome.out)[0]["action"]) == (1, "report")
+
+    def test_what_the_policy_keeps_is_no_suspect(self, good: World) -> None:
+        config = good.config(policy={"actions": {"orphaned": "keep"}})
+        assert good.run("scan", "-o", "json", config=config).out == "[]\n"
+        (finding,) = json.loads(good.run("scan", "--all", "-o", "json", config=config).out)
+        assert (finding["reason"], finding["action"], finding["due"]) == ("orphaned", "keep", None)
+
+    def test_nothing_to_find(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        running = partial(with_row, {"state": "running", "end_date": None})
+        with world(tmp_path, capsys, airflow=running) as made:
+            outcome = made.run("scan")
+            assert (outcome.code, outcome.err) == (0, "")
+            assert outcome.out == "Nothing found among 1 Pods of the KubernetesPodOperator.\n"
+            (finding,) = json.loads(made.run("scan", "--all", "-o", "json").out)
+            assert (finding["reason"], finding["action"]) == ("in-use", "keep")
+
+    def test_ids_do_not_steer_the_terminal(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        hostile = partial(with_row, {"operator": "\x1b[2J[red]\nKubernetesPodOperator", "state": "odd\u202e"})
+        with world(tmp_path, capsys, airflow=hostile) as made:
+            for form in ("table", "json", "yaml"):
+                outcome = made.run("scan", "--all", "-o", form)
+                assert "\x1b" not in outcome.out
+                assert "\u202e" not in outcome.out
+            assert "\x1b" not in made.run("explain", "a/p").out
+
+    def test_asks_only_what_changes_nothing(self, good: World) -> None:
+        good.run("scan")
+        assert set(good.cluster.methods()) == {"GET"}
+
+    def test_flags_can_describe_everything(self, good: World) -> None:
+        (good.folder / "password").write_text("secret")
+        flags = ["-n", "a", "-n", "b", "--airflow-url", good.airflow_url, "--airflow-username", "healer"]
+        flags += ["--airflow-password-file", str(good.folder / "password"), "--ownership", "exclusive"]
+        outcome = good.run("scan", *flags, "-o", "json", env={"KPO_HEALER_MODE": "enforce"})
+        assert outcome.code == 1
+        assert json.loads(outcome.out)[0]["airflow"] == "default"
+
+
+class TestExplain:
+    def test_tries_every_rule_in_order(self, good: World) -> None:
+        outcome = good.run("explain", "a/p", "-o", "json")
+        assert (outcome.code, outcome.err) == (0, "")
+        said = json.loads(outcome.out)
+        assert list(said) == ["finding", "pod", "airflow_says", "rules", "next"]
+        assert list(said["finding"]) == FIELDS
+        reasons = [rule["reason"] for rule in said["rules"]]
+        assert reasons == [reason.value for reason, _, _ in RULES][: len(reasons)]
+        assert [rule["reason"] for rule in said["rules"] if rule["matched"]] == ["orphaned"]
+        assert all(rule["why"] for rule in said["rules"])
+        assert said["pod"]["containers"] == [{"name": "base", "terminated": False, "exit_code": None, "finished": None}]
+        assert "state failed, try 1" in said["airflow_says"][0]
+        assert said["next"].startswith("It will be deleted as orphaned if every later look finds the same; due at ")
+
+    def test_reads_well(self, good: World) -> None:
+        text = good.run("explain", "a/p").out
+        for part in (
+            "Pod a/p",
+            "labels      dag_id=d task_id=t run_id=r try_number=1",
+            "container   base: not ended",
+            "What Airflow prod says",
+            "task t of DAG d, run r: state failed, try 1, operator KubernetesPodOperator, ended 2026-01-01T00:00:05Z",
+            "no   in-use",
+            "yes  orphaned",
+            "What happens next",
+        ):
+            assert part in text
+
+    def test_report_mode_deletes_nothing(self, good: World) -> None:
+        said = json.loads(good.run("explain", "a/p", "--mode", "report", "-o", "json").out)
+        assert "but this is report mode: nothing is deleted" in said["next"]
+
+    def test_the_policy_may_only_report(self, good: World) -> None:
+        config = good.config(policy={"actions": {"orphaned": "report"}})
+        assert "reported as orphaned and not deleted" in good.run("explain", "a/p", config=config).out
+
+    def test_why_a_pod_is_kept(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        retrying = partial(with_row, {"state": "up_for_retry"})
+        with world(tmp_path, capsys, airflow=retrying) as made:
+            outcome = made.run("explain", "a/p")
+            assert outcome.code == 0
+            assert "It is kept as adoptable: this reason never acts on a Pod." in outcome.out
+
+    def test_a_pod_that_alone_decides(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        protected = partial(with_pod, {"annotations": {"kpo-healer.io/protect": "true"}})
+        with world(tmp_path, capsys, cluster=protected) as made:
+            outcome = made.run("explain", "a/p")
+            assert outcome.code == 0
+            assert "It need not be asked: the Pod alone decides." in outcome.out
+            assert "yes  protected" in outcome.out
+            assert "marks       protected" in outcome.out
+
+    def test_a_pod_of_another_airflow(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        labels = raw_pod()["metadata"]["labels"] | {"kpo-healer.io/airflow": "other"}
+        with world(tmp_path, capsys, cluster=partial(with_pod, {"labels": labels})) as made:
+            outcome = made.run("explain", "a/p")
+            assert outcome.code == 2
+            assert "is stamped for none of prod" in outcome.err
+
+
+class TestCheck:
+    def test_all_good(self, good: World) -> None:
+        outcome = good.run("check", "-o", "json")
+        assert (outcome.code, outcome.err) == (0, "")
+        lines = json.loads(outcome.out)
+        assert {tuple(line) for line in lines} == {("status", "what", "detail", "fix")}
+        assert {line["status"] for line in lines} == {"ok", "warn"}
+        details = [line["detail"] for line in lines if line["what"] == "namespace a"]
+        assert details[:6] == [
+            "may get pods",
+            "may list pods",
+            "may watch pods",
+            "may delete pods",
+            "may create events",
+            "may patch events",
+        ]
+        assert [line for line in lines if line["what"] == "airflow prod" and "3.3.2" in line["detail"]]
+        assert [line for line in lines if "system:serviceaccount:ops:healer" in line["detail"]]
+
+    def test_several_replicas_are_not_supported_yet(self, good: World) -> None:
+        assert "several replicas are not supported yet: run exactly one" in good.run("check").out
+
+    def test_warnings_do_not_change_the_exit_code(self, good: World) -> None:
+        outcome = good.run("check")
+        assert outcome.code == 0
+        assert "warn    config        airflows[0].policy.grace: shorter than the default 2m" in outcome.out
+
+    @pytest.mark.parametrize("verb", ["get", "list", "watch", "delete"])
+    def test_a_missing_right_fails_and_says_how_to_grant_it(
+        self, verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with world(tmp_path, capsys, cluster=partial(without, verb, "pods")) as made:
+            outcome = made.run("check")
+            assert outcome.code == 1
+            assert f"fail    namespace a   may not {verb} pods: grant it as shown below" in outcome.out
+            documents = list(yaml.safe_load_all(outcome.out[outcome.out.index("---\n") :]))
+            assert verb in documents[0]["rules"][0]["verbs"]
+            assert documents[1]["subjects"] == [{"kind": "ServiceAccount", "name": "healer", "namespace": "ops"}]
+
+    def test_report_mode_need_not_delete(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with world(tmp_path, capsys, cluster=partial(without, "delete", "pods")) as made:
+            outcome = made.run("check", "--mode", "report")
+            assert outcome.code == 0
+            assert "may not delete pods, and need not in report mode" in outcome.out
+            assert "kind: Role" not in outcome.out
+
+    @pytest.mark.parametrize("verb", ["create", "patch"])
+    def test_events_are_a_comfort(self, verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with world(tmp_path, capsys, cluster=partial(without, verb, "events")) as made:
+            outcome = made.run("check")
+            assert outcome.code == 0
+            assert f"warn    namespace a   may not {verb} events" in outcome.out
+
+    def test_no_api_server(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with world(tmp_path, capsys, cluster=lambda _: Answer(503, b"busy")) as made:
+            outcome = made.run("check", "-o", "json")
+            assert outcome.code == 1
+            assert [x["what"] for x in json.loads(outcome.out) if x["status"] == "fail"] == ["cluster"]
+
+    def test_what_is_lost_without_reading_xcoms(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        def forbidding(seen: Seen) -> Answer:
+            return answer(403, {"detail": "Forbidden"}) if "/xcomEntries/" in seen.path else good_airflow(seen)
+
+        with world(tmp_path, capsys, airflow=forbidding) as made:
+            outcome = made.run("check")
+            assert outcome.code == 0
+            assert "grant can_read on XComs" in outcome.out
+
+    def test_no_right_to_read_task_instances(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        def forbidding(seen: Seen) -> Answer:
+            return answer(403, {"detail": "Forbidden"}) if seen.path.endswith("/list") else good_airflow(seen)
+
+        with world(tmp_path, capsys, airflow=forbidding) as made:
+            outcome = made.run("check")
+            assert outcome.code == 1
+            assert "can_read on DAGs, DAG Runs and Task Instances" in outcome.out
+
+    @pytest.mark.parametrize(
+        ("account", "subject"),
+        [
+            ("system:serviceaccount:ops:healer", {"kind": "ServiceAccount", "name": "healer", "namespace": "ops"}),
+            ("jane", {"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "jane"}),
+        ],
+    )
+    def test_manifest_is_what_kubectl_takes(self, account: str, subject: dict[str, str]) -> None:
+        _, role, binding = yaml.safe_load_all(
+            "---\n".join(["{}\n", *manifest("x", Mode.ENFORCE, account).split("---\n")[1:]])
+        )
+        assert role["rules"] == [
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "delete"]},
+            {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
+        ]
+        assert binding["subjects"] == [subject]
+        assert "delete" not in manifest("x", Mode.REPORT, account)
+
+
+def without(verb: str, resource: str, seen: Seen) -> Answer:
+    """Answer as the good API server does, but deny one right."""
+    if seen.path.endswith("/selfsubjectaccessreviews"):
+        asked = seen.body["spec"]["resourceAttributes"]
+        return answer(201, {"status": {"allowed": (asked["verb"], asked["resource"]) != (verb, resource)}})
+    return kubernetes(seen)
+
+
+class TestRunOnce:
+    def test_deletes_and_says_so(self, good: World) -> None:
+        outcome = good.run("run", "--once", "-o", "json")
+        assert outcome.code == 0
+        said = json.loads(outcome.out)
+        assert [finding["pod"] for finding in said["deleted"]] == ["p"]
+        assert said["left"] == []
+        assert good.deletions == 1
+
+    def test_lists_what_is_due_later(self, good: World) -> None:
+        config = good.config(policy={"minAge": "87600h", "grace": "0s", "sightings": 1})
+        outcome = good.run("run", "--once", config=config)
+        assert outcome.code == 0
+        assert "Deleted: 0" in outcome.out
+        assert "Left for later: 1" in outcome.out
+        assert good.deletions == 0
+
+    def test_report_mode_deletes_nothing(self, good: World) -> None:
+        outcome = good.run("run", "--once", "--mode", "report", "-o", "json")
+        assert outcome.code == 0
+        (finding,) = json.loads(outcome.out)["left"]
+        assert (finding["action"], finding["withheld"]) == ("delete", "report-mode")
+        assert good.deletions == 0
+
+
+class TestRim:
+    def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert kpo_healer(capsys, "--version").out == f"kpo-healer {__version__}\n"
+
+    def test_help_names_every_command(self, capsys: pytest.CaptureFixture[str]) -> None:
+        outcome = kpo_healer(capsys, "--help")
+        assert outcome.code == 0
+        assert all(command in outcome.out for command in ("run", "scan", "explain", "check"))
+
+    def test_without_a_command(self, capsys: pytest.CaptureFixture[str]) -> None:
+        outcome = kpo_healer(capsys)
+        assert outcome.code == 2
+        assert "Usage: kpo-healer" in outcome.err
+
+    def test_a_mistake_of_ours(self, good: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object) -> None:
+            raise KeyError("a bug")
+
+        monkeypatch.setattr("healer.reconcile.scan", broken)
+        outcome = good.run("scan")
+        assert outcome.code == 3
+        assert outcome.err == (
+            "error: kpo-healer made a mistake (KeyError: 'a bug'): please report it with what --log-level debug shows\n"
+        )
+        assert (
+            "a bug"
+            in json.loads(good.run("scan", "--log-level", "debug").err.splitlines()[-2])["exception"][0]["exc_value"]
+        )
+
+    def test_an_interrupt_is_quiet(self, good: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("healer.reconcile.scan", interrupted)
+        outcome = good.run("scan")
+        assert (outcome.code, outcome.out, outcome.err.strip()) == (130, "", "")
+
+    def test_a_reader_that_leaves_is_no_error(self, good: World) -> None:
+        reading, writing = os.pipe()
+        os.close(reading)
+        arguments = ["scan", "--config", str(good.config()), "--kubeconfig", str(good.folder / "kubeconfig")]
+        ended = subprocess.run(
+            [sys.executable, "-m", "healer", *arguments], stdout=writing, stderr=subprocess.PIPE, check=False
+        )
+        os.close(writing)
+        assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
+
+    def test_an_ascii_terminal_shows_any_id(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shown = io.BytesIO()
+        with world(tmp_path, capsys, airflow=partial(with_row, {"operator": "Opérateur"})) as made:
+            monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+            assert made.run("explain", "a/p").code == 0
+        assert rb"operator Op\xe9rateur" in shown.getvalue()
+
+
+class TestLogs:
+    def test_one_shot_commands_keep_quiet(self, good: World) -> None:
+        assert good.run("scan").err == ""
+
+    def test_json(self, capsys: pytest.CaptureFixture[str]) -> None:
+        set_up(LogFormat.JSON, LogLevel.INFO)
+        structlog.get_logger("healer.x").info("deleted", pod="a/p")
+        logging.getLogger("kopf").warning("watching %s", "pods")
+        logging.getLogger("kopf").debug("not shown")
+        ours, theirs = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+        assert (ours["message"], ours["pod"], ours["level"], ours["logger"]) == ("deleted", "a/p", "info", "healer.x")
+        assert (theirs["message"], theirs["level"]) == ("watching pods", "warning")
+        assert ours["timestamp"].endswith("Z")
+
+    def test_text(self, capsys: pytest.CaptureFixture[str]) -> None:
+        set_up(LogFormat.TEXT, LogLevel.WARNING)
+        structlog.get_logger("healer.x").info("not shown")
+        structlog.get_logger("healer.x").warning("the breaker is open", condemned=3)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "the breaker is open" in line
+        assert "condemned=3" in line
+
+    def test_odd_values_do_not_break_a_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        set_up(LogFormat.JSON, LogLevel.INFO)
+        structlog.get_logger("x").info("odd", value=Path("x"), reason=Reason.ORPHANED, some={1})
+        assert json.loads(capsys.readouterr().err)["reason"] == "orphaned"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (119, "119s"), (120, "2m"), (7199, "119m"), (7200, "2h00m"), (172800, "2d"), (-5, "-5s")],
+)
+def test_age(seconds: float, text: str) -> None:
+    assert age(seconds) == text
+
+
+def test_moment() -> None:
+    assert moment(0) == "1970-01-01T00:00:00Z"
+    assert moment(None) is None
+
+
+def test_printable() -> None:
+    assert printable("é [red]") == "é [red]"
+    assert printable("a\x1b\nb\u202e") == r"a\x1b\nb\u202e"
