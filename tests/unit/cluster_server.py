@@ -82,6 +82,7 @@ class Server:
                 raw = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
                 self.send_response_only(answer.status)
                 self.send_header("Date", formatdate(answer.date, usegmt=True))
+                self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(raw) + answer.cut))
                 self.close_connection = self.close_connection or answer.cut
                 for name, value in answer.headers.items():

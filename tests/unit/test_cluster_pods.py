@@ -12,6 +12,23 @@ from healer.model import Container, Labels
 from tests.lab.pods import executor_pod, job_pod, kpo_pod
 from tests.unit.cluster_server import page, raw_pod
 
+PLACES = [
+    "metadata",
+    "metadata/annotations",
+    "metadata/creationTimestamp",
+    "metadata/labels",
+    "metadata/labels/dag_id",
+    "metadata/ownerReferences",
+    "metadata/resourceVersion",
+    "metadata/uid",
+    "spec",
+    "spec/containers",
+    "spec/restartPolicy",
+    "status",
+    "status/containerStatuses",
+    "status/phase",
+]
+
 
 def changed(path, value):
     """A good Pod with one place changed; a path that ends nowhere is made."""
@@ -151,11 +168,7 @@ class TestNotPods:
         assert decode_pod(source) is None
 
     @given(
-        st.sampled_from(
-            """metadata metadata/labels metadata/uid metadata/ownerReferences metadata/annotations metadata/labels/dag_id
-            metadata/creationTimestamp metadata/resourceVersion spec spec/containers spec/restartPolicy
-            status status/phase status/containerStatuses""".split()
-        ),
+        st.sampled_from(PLACES),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
             lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

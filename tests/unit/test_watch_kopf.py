@@ -1,0 +1,187 @@
+"""What of kopf can be shown without a cluster: its handler, its settings, our patience with it."""
+
+import asyncio
+import itertools
+import logging
+import threading
+
+import kopf
+import pytest
+
+from healer.cluster import Connection
+from healer.model import POD_SELECTOR
+from healer.watch import Backoff, PodStore, Watch, _connection_info, _Retries, _settings
+from tests.lab.processes import wait_for
+from tests.unit.cluster_server import Answer, page, raw_pod, serving, write_kubeconfig
+
+
+@pytest.fixture
+def store():
+    return PodStore()
+
+
+@pytest.fixture
+def watch(tmp_path, store):
+    return Watch(Connection(write_kubeconfig(tmp_path / "k", "http://127.0.0.1:1")), ["a"], store)
+
+
+def hint(watch, kind, pod):
+    return asyncio.run(watch._hint(event={"type": kind, "object": pod}, patch=object(), body=pod))
+
+
+class TestTheHandler:
+    def test_into_the_store_and_out_of_it(self, watch, store):
+        for kind in (None, "ADDED", "MODIFIED"):
+            assert hint(watch, kind, raw_pod()) is None
+            assert len(store) == 1
+        assert hint(watch, "DELETED", raw_pod(resourceVersion="8")) is None
+        assert len(store) == 0
+
+    @pytest.mark.parametrize("odd", [{}, {"metadata": 1}, {"metadata": {"name": "p"}}, None, 5])
+    def test_odd_objects(self, watch, store, odd):
+        assert hint(watch, "ADDED", odd) is None
+        assert len(store) == 0
+
+    def test_a_store_that_fails_costs_one_hint(self, watch, store, monkeypatch, caplog):
+        monkeypatch.setattr(store, "apply", lambda _pod: 1 / 0)
+        assert hint(watch, "ADDED", raw_pod()) is None
+        assert "A hint was lost" in caplog.text
+
+    def test_kopf_knows_this_handler_and_the_login_only(self, watch):
+        registry = watch._registry()
+        assert len(registry._watching.get_all_handlers()) == 1
+        assert len(registry._activities.get_all_handlers()) == 1
+        for others in (registry._changing, registry._spawning, registry._indexing, registry._webhooks):
+            assert others.get_all_handlers() == []
+
+
+class TestSettings:
+    def test_nothing_is_written(self):
+        settings = _settings()
+        assert settings.posting.enabled is False
+        assert settings.persistence.finalizer != kopf.OperatorSettings().persistence.finalizer
+        assert settings.scanning.disabled
+        assert settings.process.ultimate_exiting_timeout is None
+
+    def test_the_selector_is_the_servers(self):
+        pods = kopf.Resource("", "v1", "pods", namespaced=True) if hasattr(kopf, "Resource") else None
+        selectors = _settings().watching.label_selectors
+        assert POD_SELECTOR in (selectors.collect(pods) if pods else list(selectors.values()))
+
+    def test_the_server_wants_whole_seconds(self):
+        assert isinstance(_settings().watching.server_timeout, int)
+
+    def test_retries_have_no_end_and_a_limit(self):
+        retries = _Retries()
+        assert not hasattr(retries, "__len__")
+        for _ in range(2):
+            delays = list(itertools.islice(retries, 50))
+            assert len(delays) == 50
+            assert all(0 < delay <= 36 for delay in delays)
+
+    def test_no_namespace_is_not_all_of_them(self, store):
+        with pytest.raises(ValueError, match="no namespaces"):
+            Watch(Connection(), [], store)
+
+
+class TestBackoff:
+    def delays(self, first, *steps):
+        now = [0.0]
+        backoff = Backoff(first, lambda: now[0])
+        for step in steps:
+            now[0] += step
+            yield backoff.next()
+
+    def test_doubles_up_to_a_limit(self):
+        assert list(self.delays(1.0, *[0] * 7)) == [1, 2, 4, 8, 16, 30, 30]
+
+    def test_begins_with_no_delay_where_wanted(self):
+        assert list(self.delays(0.0, *[0] * 4)) == [0, 1, 2, 4]
+
+    def test_a_steady_time_forgives(self):
+        assert list(self.delays(1.0, 0, 0, 0, 65, 0)) == [1, 2, 4, 1, 2]
+
+
+class TestCredentials:
+    def info(self, tmp_path, server="https://127.0.0.1:6443", **user):
+        return _connection_info(Connection(write_kubeconfig(tmp_path / "k", server, **user)))[0]
+
+    def test_a_token(self, tmp_path):
+        assert self.info(tmp_path, token="abc").as_http_headers() == {"Authorization": "Bearer abc"}
+
+    def test_none(self, tmp_path):
+        info = self.info(tmp_path, **{"as-user": "x"})
+        assert info.as_http_headers() == {}
+
+    def test_basic(self, tmp_path):
+        headers = self.info(tmp_path, username="u", password="p").as_http_headers()
+        assert headers["Authorization"].lower().startswith("basic ")
+
+    def test_a_proxy_but_not_for_those_it_is_not_for(self, tmp_path, monkeypatch):
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, "http://proxy.invalid:3128")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "127.0.0.1")
+        assert self.info(tmp_path).proxy_url is None
+        assert self.info(tmp_path, "https://10.0.0.1:6443").proxy_url == "http://proxy.invalid:3128"
+
+
+def resource(name, kind):
+    verbs = ["get", "list", "watch", "patch"]
+    return {"name": name, "singularName": kind.lower(), "kind": kind, "namespaced": name == "pods", "verbs": verbs}
+
+
+class TestSupervision:
+    def script(self, kind="ADDED"):
+        """An API server with one Pod, whose watch ends in an error that kopf does not survive."""
+
+        def answer(seen):
+            if seen.path.startswith("/api/v1/namespaces"):
+                if "watch=true" in seen.path:
+                    return Answer(200, {"type": "ERROR", "object": {"code": 500, "message": "etcdserver: no leader"}})
+                return Answer(200, page(raw_pod()))
+            if seen.path == "/api/v1":
+                return Answer(200, {"resources": [resource("pods", "Pod"), resource("namespaces", "Namespace")]})
+            return Answer(200, {"versions": ["v1"], "groups": [], "resources": []})
+
+        return answer
+
+    def test_a_kopf_that_died_is_started_again(self, tmp_path, store, caplog, monkeypatch):
+        monkeypatch.setattr("healer.watch.FIRST_BACKOFF", 0.01)
+        lists = []
+        with serving(self.script()) as server:
+            connection = Connection(write_kubeconfig(tmp_path / "k", f"http://127.0.0.1:{server.port}"))
+            watch = Watch(connection, ["a"], store, on_list=lists.append)
+            with caplog.at_level(logging.WARNING, "healer.watch"):
+                watch.start()
+                try:
+                    wait_for(lambda: watch.restarts and len(lists) >= 2, what="a second list", timeout=30)
+                finally:
+                    watch.stop()
+        assert len(store) == 1
+        assert set(lists) == {"a"}
+        assert "The watch ended" in caplog.text
+        assert not watch.alive()
+
+    def test_stopping_while_nobody_answers(self, watch):
+        watch.start()
+        watch.stop()
+        watch.stop()
+        assert not watch.alive()
+        assert [thread for thread in threading.enumerate() if thread.name == "watch"] == []
+
+    def test_stopping_before_the_start(self, watch):
+        watch.stop()
+        assert not watch.alive()
+
+    def test_credentials_that_come_late(self, tmp_path, store, caplog):
+        path = tmp_path / "late"
+        with serving(self.script()) as server:
+            watch = Watch(Connection(path), ["a"], store)
+            watch.start()
+            try:
+                wait_for(lambda: "no credentials" in caplog.text, what="a complaint", timeout=30)
+                write_kubeconfig(path, f"http://127.0.0.1:{server.port}")
+                wait_for(lambda: len(store), what="a hint", timeout=30)
+            finally:
+                watch.stop()
