@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, settings
 SLOW_MACHINES = [HealthCheck.too_slow]
 
 settings.register_profile(
-    "quick", derandomize=True, deadline=None, database=None, max_examples=300, suppress_health_check=SLOW_MACHINES
+    "quick", derandomize=True, deadline=None, database=None, max_examples=200, suppress_health_check=SLOW_MACHINES
 )
 settings.register_profile(
-    "deep", deadline=None, max_examples=20_000, print_blob=True, suppress_health_check=SLOW_MACHINES
+    "deep", deadline=None, max_examples=5_000, print_blob=True, suppress_health_check=SLOW_MACHINES
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
