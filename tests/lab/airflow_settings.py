@@ -12,6 +12,7 @@ USERS: Final = ("admin", "op", "user", "viewer")
 """Users of the SimpleAuthManager: name, role and password are the same word."""
 
 DAGS: Final = Path(__file__).with_name("dags")
+PLUGINS: Final = Path(__file__).with_name("inside") / "plugins"
 
 _FOREIGN: Final = ("AIRFLOW", "PYTHON", "VIRTUAL_ENV", "KUBECONFIG", "KUBERNETES_", "KPO_HEALER_")
 """Variables (by prefix) of the caller that must not reach the Airflow of the lab."""
@@ -25,6 +26,7 @@ def variables(home: Path, port: int, *, dags: Path = DAGS) -> dict[str, str]:
         "core": {
             "load_examples": False,
             "dags_folder": dags,
+            "plugins_folder": PLUGINS,
             "dags_are_paused_at_creation": False,
             "dag_discovery_safe_mode": False,
             "executor": "LocalExecutor",
@@ -35,7 +37,7 @@ def variables(home: Path, port: int, *, dags: Path = DAGS) -> dict[str, str]:
         },
         "database": {
             "sql_alchemy_conn": f"sqlite:///{home}/airflow.db?timeout=60",
-            # A request may need a second connection while it holds its first: 15 at once, the default, block each other.
+            # A request may need a second connection while it holds its first: at the default 15 they block each other.
             "sql_alchemy_pool_size": 60,
         },
         "api": {"port": port, "host": "127.0.0.1", "workers": 1, "base_url": url, "secret_key": secrets.token_hex(16)},
@@ -58,7 +60,8 @@ _QUICK: Final[Mapping[str, Mapping[str, object]]] = {
     },
     # A triggerer that seems dead for that long loses its triggers, and what it then cancels is killed: not too short.
     "triggerer": {"job_heartbeat_sec": 1, "triggerer_health_check_threshold": 15},
-    "workers": {"min_heartbeat_interval": 2},
+    # The first call to the execution API builds it, which may take long where many things start at once.
+    "workers": {"min_heartbeat_interval": 2, "execution_api_timeout": 60},
     "dag_processor": {
         "parsing_processes": 1,
         "min_file_process_interval": 600,
