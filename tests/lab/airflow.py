@@ -26,7 +26,8 @@ from urllib.parse import quote
 
 import httpx
 
-from tests.lab.airflow_env import FULL, Environment, prepare
+from tests.lab import airflow_env
+from tests.lab.airflow_env import FULL, Environment
 from tests.lab.airflow_seed import Backdoor, Dag, Event, as_rows
 from tests.lab.airflow_settings import USERS, variables
 from tests.lab.airflow_template import database
@@ -35,10 +36,23 @@ from tests.lab.processes import LabError, Process, free_ports, session_members, 
 __all__ = ["COMPONENTS", "Airflow", "AirflowError", "prepare"]
 
 COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
+JOBS: Final = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-processor": "DagProcessorJob"}
+"""How each component calls itself in the database."""
+
 INSIDE: Final = Path(__file__).with_name("inside")
 
 Json = Any
 """A decoded JSON document."""
+
+
+def prepare(version: str = FULL) -> Environment:
+    """Installs this Airflow and makes its database, so that starts are quick; does nothing where both are there.
+
+    Takes about a minute. Raises LabError for a version without pinned requirements, or when a command fails.
+    """
+    environment = airflow_env.prepare(version)
+    database(environment)
+    return environment
 
 
 class HasKubeconfig(Protocol):
@@ -103,7 +117,7 @@ class Airflow:
         namespace: str = "airflow",
         env: Mapping[str, str] | None = None,
     ) -> Airflow:
-        """Starts an Airflow and returns when every component has reported itself alive.
+        """Starts an Airflow; returns when all of it runs but the DAG processor, which nobody has to wait for.
 
         root: an empty folder that is kept; by default a temporary one that goes with it. version: one of
         airflow_env.REQUIREMENTS; other ones than the newest serve the API only. components: among COMPONENTS, always
@@ -129,14 +143,14 @@ class Airflow:
         (self.root / "passwords.json").write_text(json.dumps({name: name for name in USERS}))
         for name in names:
             self.components[name] = self._component(name)
-        # The DAGs are in the copied database already, so parsing them again may wait until the rest is up.
-        first = [component for name, component in self.components.items() if name != "dag-processor"]
-        for component in first:
+        # The DAGs are in the copied database already, so nobody waits until they are parsed again.
+        waited_for = [component for name, component in self.components.items() if name != "dag-processor"]
+        for component in waited_for:
             component.launch()
-        for component in first:
+        for component in waited_for:
             component.wait_ready()
         if "dag-processor" in self.components:
-            self.components["dag-processor"].start()
+            self.dag_processor.launch()
 
     def _component(self, name: str) -> Component:
         options = {
@@ -146,26 +160,27 @@ class Airflow:
             "triggerer": ["--skip-serve-logs"],
             "dag-processor": [],
         }
+        # Parsing takes all the processor it can get, just when tasks are to start.
+        prefix = ["nice"] if name == "dag-processor" else []
         component = Component(
             name=f"airflow {name}",
-            args=[self.environment.python, "-m", "airflow", name, *options[name]],
+            args=[*prefix, self.environment.python, "-m", "airflow", name, *options[name]],
             log=self.root / f"{name}.log",
             env=self.environ,
             cwd=self.root,
             start_timeout=120,
         )
-        component.ready = self._answers if name == "api-server" else lambda: self._is_alive(name)
+        component.ready = self._answers if name == "api-server" else lambda: self._has_job(component, JOBS[name])
         return component
 
     def _answers(self) -> bool:
         return self._client.get("/api/v2/version").status_code == 200
 
-    def _is_alive(self, name: str) -> bool:
-        """Whether the component has reported itself since this very process was started."""
-        key = name.replace("-", "_")
-        health = self._client.get("/api/v2/monitor/health").json().get(key) or {}
-        beat: str | None = health.get(f"latest_{key}_heartbeat")
-        return beat is not None and dt.datetime.fromisoformat(beat) > self.components[name].launched
+    def _has_job(self, component: Component, job: str) -> bool:
+        """Whether this very process has reported itself to the database; an earlier one's report does not count."""
+        since = component.launched.strftime("%Y-%m-%d %H:%M:%S.%f")
+        query = "select 1 from job where job_type = ? and state = 'running' and start_date > ?"
+        return bool(self.sql(query, job, since))
 
     def stop(self) -> None:
         """Ends every process at once, running tasks included, and removes a temporary root."""
@@ -344,6 +359,29 @@ class Airflow:
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         return pid
+
+    def wait_trigger(self, dag: str, run: str, *, timeout: float = 60) -> None:
+        """Waits until the triggerer runs the trigger of a deferred task of this run.
+
+        A second or so passes between deferral and that. Who marks or clears the task meanwhile leaves its Pod behind:
+        Airflow forgets the trigger before anything could delete the Pod.
+        """
+        logs = self.root / "logs" / f"dag_id={dag}" / f"run_id={run}"
+        wait_for(lambda: any(logs.rglob("*.trigger.*.log")), timeout=timeout, what=f"a trigger of {dag} {run}")
+
+    def lose_triggerer(self) -> None:
+        """SIGKILL for the triggerer with all its triggers, while another one is up already, as where there are several.
+
+        The other one adopts the triggers after 15 s; until then it forgets those whose task instance is marked or
+        cleared, and nobody deletes their Pods. (A triggerer that is merely restarted finds them and kills the Pods.)
+        """
+        lost = self.triggerer
+        unassigned = "select 1 from trigger where triggerer_id is null"
+        wait_for(lambda: not self.sql(unassigned), what="the triggerer to take its triggers")
+        other = self._component("triggerer")
+        other.start()
+        self.components["triggerer"] = other
+        lost.kill()
 
     # The database
 
