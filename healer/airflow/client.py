@@ -74,6 +74,8 @@ class Client:
 
     def positive(self, reply: Reply[T]) -> Reply[T]:
         """Return the reply if it is a 200. Raises NoAnswerError otherwise."""
+        if reply.token_refused:
+            raise AirflowRefused(f"{self.url} refuses the token: it has expired or was revoked; set a new one")
         if reply.status == 403:
             raise NoAnswerError(f"{self.url} refuses {self._user or 'the token'} with 403: {RIGHTS}", Reach.CALL, "403")
         if reply.status == 404:

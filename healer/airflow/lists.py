@@ -30,6 +30,9 @@ INDICES = 50
 LEAST_CLAMP = 20
 """Fewer rows than this are no clamp: a row that came or went between the server's two statements."""
 
+FINAL = frozenset({"401", "403", "404", "422"})
+"""Statuses that a smaller question would get too."""
+
 CROWD = 8
 """A task with more than an eighth of a page's rows is taken out of its chunk, instead of halving down to it."""
 
@@ -132,7 +135,7 @@ class Lister:
                 Request("list", LIST, body=body(chunk, question.filters(chunk)), method="POST"), rows.page
             )
         except NoAnswerError as failed:
-            if len(chunk) > 1 and not self._round.given_up:
+            if len(chunk) > 1 and failed.code not in FINAL and not self._round.given_up:
                 return halves(chunk)
             self._harvest.fail(chunk, str(failed))
             return ()

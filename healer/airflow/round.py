@@ -28,6 +28,9 @@ PATIENCE = 20
 COST = {Reach.CALL: 1, Reach.SLOW: 7, Reach.SERVER: PATIENCE}
 """What each kind of failure takes from it: three timeouts in a row are enough."""
 
+VERSION_PATIENCE = 10.0
+"""Seconds to wait for the version: it takes a millisecond, so that a silent server is known for one soon."""
+
 VERSION_AGE = 3600.0
 """Seconds after which the version is asked again: Airflow may have been upgraded."""
 
@@ -56,7 +59,7 @@ class Version(Struct, frozen=True):
 
 def ask_version(client: Client) -> Version:
     """Return the server's version. Raises NoAnswerError where it gives none, or one that is not known here."""
-    reply = client.open(Request("version", "/api/v2/version"), rows.version)
+    reply = client.open(Request("version", "/api/v2/version", patience=VERSION_PATIENCE), rows.version)
     if reply.status == 404:
         _refuse_airflow_2(client)
     text = client.positive(reply).known
@@ -73,7 +76,7 @@ def ask_version(client: Client) -> Version:
 
 def _refuse_airflow_2(client: Client) -> None:
     try:
-        reply = client.open(Request("version", "/api/v1/version"), rows.version)
+        reply = client.open(Request("version", "/api/v1/version", patience=VERSION_PATIENCE), rows.version)
     except NoAnswerError:
         return
     if reply.status == 200:

@@ -6,6 +6,7 @@ page for one unknown state. Its defaults are not either: no timeout, and GETs re
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
@@ -88,6 +89,8 @@ class Request(Struct, frozen=True):
     query: tuple[tuple[str, str | int], ...] = ()
     body: Mapping[str, object] | None = None
     method: str = "GET"
+    patience: float = math.inf
+    """Seconds to wait for the answer, where that is less than the configured timeout."""
 
 
 class Raw(Struct, frozen=True):
@@ -120,12 +123,13 @@ class Transport:
     def send(self, request: Request, token: str | None) -> Raw:
         """Send it once and return whatever came back. Raises NoAnswerError if nothing complete did."""
         sent = time.monotonic()
+        patience = min(self._timeout, request.patience)
         try:
-            response = self._start(request, token)
+            response = self._start(request, token, patience)
             try:
                 return Raw(
                     status=response.status,
-                    body=self._read(response, sent + CONNECT_TIMEOUT + self._timeout),
+                    body=self._read(response, sent + CONNECT_TIMEOUT + patience),
                     sent=sent,
                     json="json" in response.headers.get("Content-Type", "").lower(),
                     location=response.headers.get("Location", ""),
@@ -140,7 +144,7 @@ class Transport:
             # http.client's words for a forbidden character quote the header, and so the token.
             raise NoAnswerError(f"{self.url} can't be asked: the URL or the token holds forbidden characters") from None
 
-    def _start(self, request: Request, token: str | None) -> urllib3.BaseHTTPResponse:
+    def _start(self, request: Request, token: str | None, patience: float) -> urllib3.BaseHTTPResponse:
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
@@ -154,7 +158,7 @@ class Transport:
             header_params=headers,
             body=request.body,
         )
-        answer = self._api.call_api(*serialized, _request_timeout=(CONNECT_TIMEOUT, self._timeout))
+        answer = self._api.call_api(*serialized, _request_timeout=(CONNECT_TIMEOUT, patience))
         response: urllib3.BaseHTTPResponse = answer.response
         return response
 
