@@ -8,11 +8,15 @@ even while Airflow is silent.
 from __future__ import annotations
 
 import logging
+import math
 import os
+import queue
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from types import FrameType
 
 import structlog
@@ -31,8 +35,11 @@ log = structlog.get_logger(__name__)
 BETWEEN_PASSES = 0.5
 """Seconds between two passes at the least, so that suspects falling due one after another are taken together."""
 
-STOP_TIMEOUT = 1.5
-"""Seconds that each part gets to stop."""
+STOP_TIMEOUT = 3.0
+"""Seconds that all parts together get to stop."""
+
+LAST_WORDS = 2.0
+"""Seconds of these for the Events that are still waiting."""
 
 DECIDER = "decide"
 
@@ -91,7 +98,7 @@ class Controller:
         slowest = max(airflow.timeout for airflow in config.airflows)
         self._pulse = Pulse(max(3 * config.interval, 2 * slowest))
         self._cluster = Cluster(connection, freshness=config.freshness, observe=self._kubernetes_call)
-        self._herald = Herald(self._cluster, pause=self._stopping.wait)
+        self._herald = Herald(self._cluster)
         self._store = PodStore()
         self._namespaces = list(dict.fromkeys(name for airflow in config.airflows for name in airflow.namespaces))
         self._watch = Watch(
@@ -104,7 +111,8 @@ class Controller:
         tools = Tools(self._cluster, self._herald, self._metrics, lambda: not self._stopping.is_set())
         self._reconcilers = [Reconciler(airflow, self._client(airflow), tools) for airflow in config.airflows]
         self._seen_lists: set[str] = set()
-        self._stale: set[str] = set()
+        self._relisted: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._failed: set[str] = set()
         self._ready = False
         self._decider = threading.Thread(target=self._decide, name=DECIDER, daemon=True)
 
@@ -127,20 +135,18 @@ class Controller:
         """Stop all parts; from now on nothing is deleted. Return 0, or 1 when nobody asked for the end."""
         self._stopping.set()
         log.info("stopping") if asked else log.error("the deciding thread has died: the process ends")
-        ends = [
-            threading.Thread(target=end, daemon=True)
-            for end in (self._watch.stop, self._http.stop, lambda: self._herald.stop(STOP_TIMEOUT))
-        ]
-        for thread in ends:
+        ends = (self._watch.stop, self._http.stop, lambda: self._herald.stop(LAST_WORDS))
+        threads = [threading.Thread(target=end, daemon=True) for end in ends]
+        for thread in threads:
             thread.start()
-        for thread in (*ends, self._decider):
-            thread.join(STOP_TIMEOUT)
-        code = 0 if asked else 1
+        deadline = time.monotonic() + STOP_TIMEOUT
+        for thread in (*threads, self._decider):
+            thread.join(max(0.0, deadline - time.monotonic()))
         log.info("stopped")
+        code = 0 if asked else 1
         if self._decider.is_alive():
             # It waits for an answer of Airflow, and so would the interpreter at its exit.
-            logging.shutdown()
-            os._exit(code)
+            _exit_now(code)
         return code
 
     # --- the deciding thread ------------------------------------------------------------------------------------------
@@ -155,8 +161,13 @@ class Controller:
             if depth is not Depth.DUE:
                 next_pass = now + self._config.interval
             self._pass(depth)
-            wake = min(next_pass, *(reconciler.next_event() for reconciler in self._reconcilers))
+            wake = min(next_pass, next_audit, self._next_event())
             self._stopping.wait(max(BETWEEN_PASSES, wake - time.monotonic()))
+
+    def _next_event(self) -> float:
+        """When a reconciler wants a pass; one whose pass failed has to wait for the regular one."""
+        events = (each.next_event() for each in self._reconcilers if each.config.name not in self._failed)
+        return min(events, default=math.inf)
 
     def _pass(self, depth: Depth) -> None:
         self._resync(depth)
@@ -164,17 +175,24 @@ class Controller:
         for reconciler in self._reconcilers:
             if self._stopping.is_set():
                 return
-            try:
-                reconciler.reconcile(self._store.snapshot(), depth, unreadable)
-            except Exception:
-                # The rim of the loop: a bug in one pass must not end all healing.
-                log.exception("a pass failed: nothing is lost, the next starts anew", airflow=reconciler.config.name)
-            self._pulse.beat()
+            self._reconcile(reconciler, depth, unreadable)
         self._metrics.watch_restarts(self._watch.restarts)
+
+    def _reconcile(self, reconciler: Reconciler, depth: Depth, unreadable: Mapping[str, str]) -> None:
+        name = reconciler.config.name
+        try:
+            reconciler.reconcile(self._store.snapshot(), depth, unreadable)
+        except Exception:
+            # The rim of the loop: a bug in one pass must not end all healing. It is no step, so the probe will tell.
+            log.exception("a pass failed: nothing is lost, the next starts anew", airflow=name)
+            self._failed.add(name)
+            return
+        self._failed.discard(name)
+        self._pulse.beat()
 
     def _resync(self, depth: Depth) -> None:
         """List what must be listed: all at an audit, else what the watch may have missed or what could not be read."""
-        stale, self._stale = self._stale, set()
+        stale = set(_drained(self._relisted))
         for namespace in self._namespaces:
             broken = depth is Depth.FULL and self._store.why_unreadable(namespace) is not None
             if depth is Depth.AUDIT or namespace in stale or broken:
@@ -183,21 +201,21 @@ class Controller:
 
     def _list(self, namespace: str) -> None:
         started = self._store.begin()
+        before = self._store.why_unreadable(namespace)
         try:
             self._store.replace(namespace, self._cluster.list_pods(namespace), started)
-            self._metrics.namespace_readable(namespace, True)
         except ClusterError as error:
-            if self._store.why_unreadable(namespace) != str(error):
+            if before != str(error):
                 log.warning("a namespace can't be read, nothing is decided there", namespace=namespace, why=str(error))
             self._store.unreadable(namespace, str(error))
-            self._metrics.namespace_readable(namespace, False)
+        self._metrics.namespace_readable(namespace, self._store.why_unreadable(namespace) is None)
 
     # --- what the other threads call ----------------------------------------------------------------------------------
 
     def _listed_anew(self, namespace: str) -> None:
         """Note that the watch started over: Pods may have vanished unseen. Its very first list has missed nothing."""
         if namespace in self._seen_lists:
-            self._stale = self._stale | {namespace}
+            self._relisted.put(namespace)
         self._seen_lists.add(namespace)
 
     def _is_ready(self) -> tuple[bool, str]:
@@ -216,3 +234,15 @@ class Controller:
         if threading.current_thread().name == DECIDER:
             self._pulse.beat()
         self._metrics.kubernetes_call(verb, code)
+
+
+def _drained(waiting: queue.SimpleQueue[str]) -> Iterator[str]:
+    with suppress(queue.Empty):
+        while True:
+            yield waiting.get_nowait()
+
+
+def _exit_now(code: int) -> None:
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)

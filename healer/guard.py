@@ -59,6 +59,10 @@ class Breaker:
         self._opened, self._left = now, self._limits.min_count
 
 
+_ROUNDING = 1e-9
+"""A token that only a rounding error keeps from being whole counts as whole."""
+
+
 class Budget:
     """How many deletions may be sent now: a bucket of `deletionsPerMinute` tokens that fills at this rate."""
 
@@ -73,7 +77,7 @@ class Budget:
         if self._per_minute is None:
             return None
         self._fill(now)
-        return int(self._tokens)
+        return int(self._tokens + _ROUNDING)
 
     def spend(self, now: float) -> None:
         """Take one token for one DELETE."""
@@ -82,11 +86,11 @@ class Budget:
             self._tokens -= 1
 
     def next_event(self, wanted: int) -> float:
-        """When the bucket holds this many tokens, or is full."""
+        """When the bucket will hold this many tokens, or be full; infinite if it does already."""
         if self._per_minute is None:
-            return self._filled
+            return math.inf
         missing = min(wanted, self._per_minute) - self._tokens
-        return self._filled + max(0.0, missing) * 60 / self._per_minute
+        return self._filled + missing * 60 / self._per_minute if missing > _ROUNDING else math.inf
 
     def _fill(self, now: float) -> None:
         if self._per_minute is not None:

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,10 +62,13 @@ class Shown(Struct, frozen=True):
 
 
 def rfc3339(seconds: float | None) -> str | None:
-    """Return an epoch time as `2026-01-31T12:00:00Z`."""
+    """Return an epoch time as `2026-01-31T12:00:00Z`; None where it is not known or beyond any calendar."""
     if seconds is None:
         return None
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, OSError, ValueError):  # a retention of ten thousand years
+        return None
 
 
 def _task(task: TaskInstance | None) -> dict[str, Any] | None:
@@ -106,10 +110,12 @@ class Herald:
     """Writes Events about Pods, in the background."""
 
     def __init__(self, cluster: Cluster, *, pause: Callable[[float], object] = time.sleep) -> None:
-        """Prepare; nothing is written before `start`."""
+        """Prepare; nothing is written before `start`. `pause` waits between two Events."""
         self._cluster = cluster
         self._pause = pause
         self._waiting: queue.Queue[_Event | None] = queue.Queue(BACKLOG)
+        self._stopping = threading.Event()
+        self._full = False
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
 
     def start(self) -> None:
@@ -117,9 +123,11 @@ class Herald:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Write what is waiting, for at most `timeout` seconds."""
+        """Write what is waiting, for at most `timeout` seconds and no faster than ever."""
+        self._stopping.set()
+        with suppress(queue.Full):  # then the writer is awake anyway
+            self._waiting.put_nowait(None)
         if self._thread.is_alive():
-            self._put(None)
             self._thread.join(timeout)
 
     def detected(self, pod: Pod, finding: Finding, action: Action, withheld: Withheld | None) -> None:
@@ -140,19 +148,26 @@ class Herald:
                 self._say(pod, "DeletionFailed", f"{outcome.message} {sentence}", warning=True)
 
     def _say(self, pod: Pod, reason: str, message: str, *, warning: bool = False) -> None:
-        self._put(_Event(pod, reason, message, warning))
-
-    def _put(self, event: _Event | None) -> None:
+        """Queue an Event. Never blocks; a flood is told once in the log and not once per Event."""
         try:
-            self._waiting.put_nowait(event)
+            self._waiting.put_nowait(_Event(pod, reason, message, warning))
+            self._full = False
         except queue.Full:
-            log.warning("an Event is dropped: too many are waiting", reason=event.reason if event else None)
+            if not self._full:
+                log.warning("Events are dropped: too many are waiting", waiting=BACKLOG)
+            self._full = True
 
     def _run(self) -> None:
-        while (event := self._waiting.get()) is not None:
+        while (event := self._next()) is not None:
             try:
                 self._cluster.post_event(event.pod, event.reason, event.message, warning=event.warning)
             except Exception:
                 # The rim of this thread: one Event that can't be written must not end all others.
                 log.warning("an Event could not be written", pod=str(event.pod), exc_info=True)
             self._pause(1 / EVENTS_PER_SECOND)
+
+    def _next(self) -> _Event | None:
+        """Wait for the next Event; None when it is time to stop and none is waiting."""
+        if self._stopping.is_set() and self._waiting.empty():
+            return None
+        return self._waiting.get()

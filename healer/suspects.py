@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from healer.config import Policy
-from healer.model import Action, Finding, Pod, Reason
+from healer.model import Action, Block, Finding, Pod, Reason
 from healer.rules import base_name, base_of, is_done
 
 RETAINED = frozenset({Reason.FINISHED, Reason.KEPT})
@@ -26,8 +26,8 @@ RETAINED = frozenset({Reason.FINISHED, Reason.KEPT})
 ABSENT = frozenset({Reason.TASK_REMOVED, Reason.RUN_DELETED})
 """Reasons that rest on something missing and so get the longest grace."""
 
-_UNSEEN = -math.inf
-"""`next_look` of a suspect of which the last answer knew nothing."""
+_BLURRED = -math.inf
+"""`next_look` of a suspect whose last answer knew nothing, or whose Pod became another case since."""
 
 Signature = tuple[Reason, str | None, int | None, object]
 
@@ -76,6 +76,11 @@ class Suspect(Struct, frozen=True):
     def active(self) -> bool:
         """Whether the Pod still works."""
         return not is_done(self.pod, base_name(self.finding.task))
+
+    @property
+    def blurred(self) -> bool:
+        """Whether it must be seen clearly again before anything follows."""
+        return self.next_look == _BLURRED
 
 
 def signature(finding: Finding) -> Signature:
@@ -158,13 +163,22 @@ class Quarantine:
         self._suspects[pod.uid] = Suspect(pod, finding, action, since, due, sightings, look, refuted)
 
     def follow(self, pod: Pod, finding: Finding, now: Now) -> None:
-        """Take over a Pod that changed while the case is still the same: no sighting, only a new due time."""
+        """Take over a Pod that changed, and what follows from it; no sighting.
+
+        The same case has a new due time. What the Pod alone decides (a mark to protect it) is an acquittal. Any other
+        case must be seen first, and nothing is done meanwhile.
+        """
         known = self._suspects.get(pod.uid)
-        if known is None or known.signature != signature(finding):
+        if known is None:
             return
-        due = due_at(pod, finding, known.since, now, self._policy)
-        look = self._next_look(known.since, due, known.sightings, now)
-        self._suspects[pod.uid] = replace(known, pod=pod, finding=finding, due=due, next_look=look)
+        if known.signature == signature(finding):
+            due = due_at(pod, finding, known.since, now, self._policy)
+            look = _BLURRED if known.blurred else self._next_look(known.since, due, known.sightings, now)
+            self._suspects[pod.uid] = replace(known, pod=pod, finding=finding, due=due, next_look=look)
+        elif finding.reason.block is Block.NOT_OURS:
+            self.drop(pod.uid)
+        else:
+            self._suspects[pod.uid] = replace(known, pod=pod, next_look=_BLURRED)
 
     def refute(self, uid: str) -> None:
         """Send a suspect that could not be confirmed to the back of the queue."""
@@ -176,9 +190,12 @@ class Quarantine:
         """Forget a Pod that is gone."""
         self._suspects.pop(uid, None)
 
-    def to_look_at(self, now: Now) -> list[Suspect]:
-        """Suspects whose next sighting is due."""
-        return [suspect for suspect in self._suspects.values() if suspect.next_look <= now.ours]
+    def to_look_at(self, now: Now, *, blurred: bool) -> list[Suspect]:
+        """Suspects whose next sighting is due, with or without those that could not be seen clearly.
+
+        The latter wait for a regular pass: an Airflow that is down must not be asked at each suspect's due time.
+        """
+        return [s for s in self._suspects.values() if s.next_look <= now.ours and (blurred or not s.blurred)]
 
     def ripe(self, now: Now) -> list[Suspect]:
         """Suspects that may be acted on: those never refuted first, then the longest due, then the oldest Pod."""
@@ -187,15 +204,17 @@ class Quarantine:
 
     def is_ripe(self, suspect: Suspect, now: Now) -> bool:
         """Whether its patience is over and it was seen often enough, the last time with a clear answer."""
-        return suspect.due <= now.ours and suspect.sightings >= self._policy.sightings and math.isinf(suspect.next_look)
+        seen = suspect.sightings >= self._policy.sightings and suspect.next_look == math.inf
+        return seen and suspect.due <= now.ours
 
     def next_event(self, now: Now) -> float:
         """When the next suspect wants a look or falls due, in monotonic seconds; infinite if none does.
 
         Who could not be seen clearly waits for the next regular pass, and who is due already for the guard.
         """
-        looks = (suspect.next_look for suspect in self._suspects.values() if suspect.next_look > _UNSEEN)
-        dues = (suspect.due for suspect in self._suspects.values() if suspect.due > now.ours)
+        clear = [suspect for suspect in self._suspects.values() if not suspect.blurred]
+        looks = (suspect.next_look for suspect in clear)
+        dues = (suspect.due for suspect in clear if suspect.due > now.ours)
         return min((*looks, *dues), default=math.inf)
 
     def counts(self) -> Mapping[tuple[Reason, Action], int]:
@@ -208,7 +227,7 @@ class Quarantine:
 
     def _not_seen(self, known: Suspect | None) -> None:
         if known is not None:
-            self._suspects[known.pod.uid] = replace(known, next_look=_UNSEEN)
+            self._suspects[known.pod.uid] = replace(known, next_look=_BLURRED)
 
     def _next_look(self, since: float, due: float, sightings: int, now: Now) -> float:
         """Spread the sightings still missing over the patience; the last of them falls on its end."""

@@ -14,23 +14,24 @@ from msgspec.structs import replace
 from healer.config import AirflowConfig, Ownership
 from healer.model import Answer, Finding, Known, Pod, Unknown
 from healer.rules import Terms, base_name, is_done, judge, untouchable
-from healer.suspects import signature
+from healer.suspects import Signature, signature
 
 _NOT_ASKED = Unknown(0.0, "Airflow was not asked yet")
 
 
 class Record(Struct, frozen=True):
-    """One Pod's page. `doubt` says why the last question had no clear answer; `answer` is the last clear one."""
+    """One Pod's page. `answer` is the last clear one; `doubt` what the last question brought if it was not clear."""
 
     pod: Pod
     finding: Finding
     answer: Answer | None = None
-    doubt: Unknown | None = None
+    doubt: Answer | None = None
 
     @property
     def active(self) -> bool:
-        """Whether the Pod still works, as far as its base container is known."""
-        return not is_done(self.pod, base_name(self.finding.task))
+        """Whether the Pod still works, as far as its base container is known; a doubt does not make it unknown."""
+        task = self.answer.task if isinstance(self.answer, Known) else None
+        return not is_done(self.pod, base_name(task))
 
 
 def owns(airflow: AirflowConfig, pod: Pod) -> bool:
@@ -78,23 +79,23 @@ class Casebook:
         return changed, gone
 
     def hear(self, pod: Pod, answer: Answer) -> Record:
-        """Take over a fresh answer about a Pod and judge it. An answer that knows nothing leaves the last clear one."""
+        """Take over a fresh answer about a Pod and judge it. One that is not clear leaves the last clear one."""
         known = self._records.get(pod.uid)
         finding = judge(pod, answer, self._terms)
-        if isinstance(answer, Unknown):
-            last = known.answer if known else None
-            record = Record(pod, finding, last, answer)
-            if last is None:
-                self._wanted.add(pod.uid)
-        else:
+        if _is_clear(answer):
             record = Record(pod, finding, answer)
             self._wanted.discard(pod.uid)
+        else:
+            record = Record(pod, finding, known.answer if known else None, answer)
+            if not (is_settled(record) and isinstance(answer, Unknown)):  # no pass query would tell more
+                self._wanted.add(pod.uid)
         self._records[pod.uid] = record
         return record
 
     def drop(self, uid: str) -> None:
-        """Forget a Pod that was just deleted; if it is still there, it comes back as one that is terminating."""
+        """Forget a Pod; if it is still there, it comes back as a new one."""
         self._records.pop(uid, None)
+        self._wanted.discard(uid)
 
     def doubt(self, pod: Pod, why: str) -> Record:
         """Note that nothing could be asked about a Pod."""
@@ -123,12 +124,22 @@ class Casebook:
         if record is None:
             self._wanted.add(pod.uid)
             return Record(pod, judge(pod, _NOT_ASKED, self._terms))
-        finding = judge(pod, record.doubt or record.answer or _NOT_ASKED, self._terms)
-        if signature(finding) != signature(record.finding):
+        if self._case(pod, record) != self._case(record.pod, record):
             self._wanted.add(pod.uid)
+        finding = judge(pod, record.doubt or record.answer or _NOT_ASKED, self._terms)
         return replace(record, pod=pod, finding=finding)
+
+    def _case(self, pod: Pod, record: Record) -> Signature:
+        """What a Pod would be by the last clear answer, whether that is in doubt now or not."""
+        return signature(judge(pod, record.answer or _NOT_ASKED, self._terms))
 
 
 def is_settled(record: Record) -> bool:
     """Whether the pass query may speak for this Pod: its one task instance is known."""
     return isinstance(record.answer, Known)
+
+
+def _is_clear(answer: Answer) -> bool:
+    """Whether the question was answered; an identity that could not be read may be there the next time."""
+    failed = isinstance(answer, Known) and answer.identity is not None and answer.identity.failed is not None
+    return not (failed or isinstance(answer, Unknown))

@@ -64,7 +64,7 @@ def scan(config: Config, cluster: Cluster) -> Scan:
     picture = house.picture()
     for reconciler in house.reconcilers:
         reconciler.look(picture.pods, picture.unreadable)
-    return house.scan(picture, first_look=True)
+    return house.first_look(picture)
 
 
 def explain(config: Config, cluster: Cluster, namespace: str, name: str) -> Explanation:
@@ -111,30 +111,45 @@ def heal_once(
 
     Raises AirflowRefused when a login is refused.
     """
-    house = _House(config, cluster, right)
-    house.herald.start()
+    house = _House(config, cluster, right, clock=clock)
     deadline = clock() + max(airflow.policy.grace for airflow in config.airflows) + SLACK
+    house.herald.start()
+    try:
+        return _heal_until(house, deadline, wait, clock)
+    finally:
+        house.herald.stop(timeout=5.0)
+
+
+def _heal_until(house: _House, deadline: float, wait: Callable[[float], object], clock: Callable[[], float]) -> Scan:
+    deleted: list[Shown] = []
     depth = Depth.AUDIT
     while True:
         picture = house.picture()
         for reconciler in house.reconcilers:
             reconciler.reconcile(picture.pods, depth, picture.unreadable)
+            deleted += reconciler.deleted
         event = min(reconciler.next_event() for reconciler in house.reconcilers)
         if event > deadline:
-            break
+            return house.scan(picture, deleted)
         wait(max(0.0, event - clock()))
-        depth = Depth.DUE
-    house.herald.stop(timeout=5.0)
-    return house.scan(picture, first_look=False)
+        depth = Depth.FULL  # so that Pods that came meanwhile are asked about too
 
 
 class _House:
     """The reconcilers of a one-shot command, with all that they need."""
 
-    def __init__(self, config: Config, cluster: Cluster, right: Right, *, only: AirflowConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        cluster: Cluster,
+        right: Right,
+        *,
+        only: AirflowConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._config, self._cluster = config, cluster
         self.herald = Herald(cluster)
-        tools = Tools(cluster, self.herald, Metrics(config), right)
+        tools = Tools(cluster, self.herald, Metrics(config), right, clock)
         airflows = [only] if only is not None else config.airflows
         self._trouble: list[str] = []
         self.reconcilers = [Reconciler(airflow, self._ready(airflow), tools) for airflow in airflows]
@@ -157,14 +172,24 @@ class _House:
                 unreadable[namespace] = str(error)
         return Picture(tuple(pods), unreadable)
 
-    def scan(self, picture: Picture, *, first_look: bool) -> Scan:
-        findings = [shown for r in self.reconcilers for shown in r.shown(first_look=first_look)]
-        deleted = [shown for r in self.reconcilers for shown in r.deleted]
+    def first_look(self, picture: Picture) -> Scan:
+        """Return what one look has found."""
+        findings = [shown for r in self.reconcilers for shown in r.shown(first_look=True)]
+        return Scan(tuple(findings), self._incomplete(picture, findings))
+
+    def scan(self, picture: Picture, deleted: Sequence[Shown]) -> Scan:
+        """Return what is left, what was deleted, and what could not be done."""
+        findings = [shown for r in self.reconcilers for shown in r.shown()]
+        failures = [why for r in self.reconcilers for why in r.failures().values()]
+        failed = (f"{len(failures)} Pods are due and were not deleted: {failures[0]}",) if failures else ()
+        return Scan(tuple(findings), (*self._incomplete(picture, findings), *failed), tuple(deleted))
+
+    def _incomplete(self, picture: Picture, findings: Sequence[Shown]) -> tuple[str, ...]:
         incomplete = [*self._trouble, *(f"namespace {name}: {why}" for name, why in picture.unreadable.items())]
         unknown = [shown for shown in findings if shown.finding.reason is Reason.AIRFLOW_UNKNOWN]
         if unknown and not incomplete:
             incomplete.append(f"{len(unknown)} Pods: Airflow gave no clear answer: {unknown[0].finding.detail}")
-        return Scan(tuple(findings), tuple(dict.fromkeys(incomplete)), tuple(deleted))
+        return tuple(dict.fromkeys(incomplete))
 
 
 def _namespaces(config: Config, reconcilers: Sequence[Reconciler]) -> list[str]:

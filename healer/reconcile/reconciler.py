@@ -8,7 +8,7 @@ labels are caught here. A *full* pass asks which task instances ended lately, an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from enum import Enum, auto
 
 import structlog
@@ -17,14 +17,14 @@ from msgspec.structs import replace
 
 from healer.airflow import Airflow
 from healer.cluster import Cluster, ClusterError, Right
-from healer.config import AirflowConfig
+from healer.config import AirflowConfig, Mode
 from healer.metrics import Metrics
 from healer.model import Action, Answer, Finding, Known, Pod, Reason, Unknown, Withheld
 from healer.reconcile.casebook import Casebook, Record, is_settled, owns
 from healer.reconcile.healing import Healed, Healing
 from healer.report import Herald, Shown
 from healer.rules import Terms, needs_siblings
-from healer.suspects import Now, Quarantine, Signature, Suspect
+from healer.suspects import Now, Quarantine, Signature, Suspect, signature
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +69,8 @@ class Reconciler:
         )
         self._announced: dict[str, Signature] = {}
         self._healed = Healed({})
-        self.deleted: list[Shown] = []
+        self.deleted: tuple[Shown, ...] = ()
+        """What the last pass deleted."""
 
     def reconcile(self, pods: Iterable[Pod], depth: Depth, unreadable: Mapping[str, str]) -> None:
         """Make one pass over the picture of the Pods. `unreadable` says of which namespaces there is none, and why."""
@@ -92,9 +93,7 @@ class Reconciler:
 
     def next_event(self) -> float:
         """When there is something to do before the next regular pass, in monotonic seconds; infinite if nothing."""
-        event = self._quarantine.next_event(self._now())
-        waiting = {Withheld.RATE, Withheld.BREAKER} & set(self._healed.withheld.values())
-        return min(event, self._healing.next_event()) if waiting else event
+        return min(self._quarantine.next_event(self._now()), self._healing.next_event())
 
     def shown(self, *, first_look: bool = False) -> list[Shown]:
         """Return the findings on all Pods as users see them; after a first look nobody has been suspected for long."""
@@ -105,15 +104,19 @@ class Reconciler:
         """Return what is known of one Pod."""
         return self._book.get(uid)
 
+    def failures(self) -> dict[str, str]:
+        """Return the Pods that are due in enforce mode and still there, by uid, with what is known of the reason."""
+        if self.config.mode is not Mode.ENFORCE:
+            return {}
+        ripe = [s for s in self._quarantine.ripe(self._now()) if s.action is Action.DELETE]
+        left = [s for s in ripe if s.pod.uid not in self._healed.withheld]
+        return {s.pod.uid: self._healing.failure(s.pod.uid) or f"{s.pod} could not be confirmed" for s in left}
+
     # --- ask and judge ------------------------------------------------------------------------------------------------
 
     def _meet(self, pods: Iterable[Pod], depth: Depth, unreadable: Mapping[str, str]) -> None:
         changed, gone = self._book.meet(self._healing.settle(pod for pod in pods if owns(self.config, pod)))
-        for uid in gone:
-            self._quarantine.drop(uid)
-            self._announced.pop(uid, None)
-        self._healing.forget(gone)
-        self._airflow.forget(gone)
+        self._forget(gone)
         for record in changed:
             self._quarantine.follow(record.pod, record.finding, self._now())
         self._doubt(unreadable)
@@ -121,6 +124,14 @@ class Reconciler:
             self._airflow.start_audit()
             self._healing.start_audit()
             self._announced.clear()
+
+    def _forget(self, uids: Set[str]) -> None:
+        for uid in uids:
+            self._book.drop(uid)
+            self._quarantine.drop(uid)
+            self._announced.pop(uid, None)
+        self._healing.forget(uids)
+        self._airflow.forget(uids)
 
     def _doubt(self, unreadable: Mapping[str, str]) -> None:
         """Judge nobody in a namespace that can't be read: what we have of it may be old."""
@@ -134,9 +145,10 @@ class Reconciler:
         """Ask Airflow as much as the depth wants, about Pods whose fate is its to tell."""
         pods = {pod.uid: pod for pod in self._book.askable(unreadable)}
         if depth is Depth.AUDIT:
-            return self._airflow.look(list(pods.values()))
-        due = [s.pod for s in self._quarantine.to_look_at(self._now()) if s.pod.uid in pods]
-        answers = self._airflow.ask_each(due) if due else {}
+            return _complete(pods.values(), self._airflow.look(list(pods.values()))) if pods else {}
+        suspects = self._quarantine.to_look_at(self._now(), blurred=depth is Depth.FULL)
+        due = [pods[suspect.pod.uid] for suspect in suspects if suspect.pod.uid in pods]
+        answers = _complete(due, self._airflow.ask_each(due)) if due else {}
         if depth is Depth.FULL:
             answers |= self._ask_widely(pods, asked=set(answers))
         return answers
@@ -144,7 +156,7 @@ class Reconciler:
     def _ask_widely(self, pods: Mapping[str, Pod], *, asked: set[str]) -> dict[str, Answer]:
         """Ask about Pods that are new or changed, and which of the others' task instances have ended lately."""
         wanted = [pod for pod in self._book.to_look_at() if pod.uid in pods and pod.uid not in asked]
-        answers = self._airflow.look(wanted) if wanted else {}
+        answers = _complete(wanted, self._airflow.look(wanted)) if wanted else {}
         skipped = asked | answers.keys()
         rest = [r.pod for r in self._book if self._is_quiet(r) and r.pod.uid in pods and r.pod.uid not in skipped]
         ended = self._airflow.ended_lately(rest) if rest else {}
@@ -181,10 +193,10 @@ class Reconciler:
 
     def _confirm(self, pods: Sequence[Pod]) -> dict[str, tuple[Answer, Finding]]:
         """Ask and judge anew, for those about to be acted on."""
-        answers = self._airflow.ask_each(pods) if pods else {}
+        answers = _complete(pods, self._airflow.ask_each(pods)) if pods else {}
         confirmed = {}
         for pod in pods:
-            answer = self._with_siblings(pod, answers.get(pod.uid, Unknown(0.0, "Airflow gave no answer")))
+            answer = self._with_siblings(pod, answers[pod.uid])
             confirmed[pod.uid] = answer, self._book.hear(pod, answer).finding
         return confirmed
 
@@ -199,20 +211,24 @@ class Reconciler:
         condemned = sum(1 for s in self._quarantine if s.active and s.action is Action.DELETE)
         was_open = self._healing.breaker.is_open
         self._healing.breaker.update(active=active, condemned=condemned, now=self._tools.clock())
-        if self._healing.breaker.is_open and not was_open:
-            log.warning(
-                "the breaker is open: too many active Pods are condemned at once, none of them is deleted",
-                airflow=self.config.name,
-                condemned=condemned,
-                active=active,
-            )
+        if self._healing.breaker.is_open is not was_open:
+            self._tell_breaker(active, condemned)
+
+    def _tell_breaker(self, active: int, condemned: int) -> None:
+        tell = log.warning if self._healing.breaker.is_open else log.info
+        tell(
+            "the breaker is open: too many active Pods are condemned at once, none of them is deleted"
+            if self._healing.breaker.is_open
+            else "the breaker is closed again",
+            airflow=self.config.name,
+            condemned=condemned,
+            active=active,
+        )
 
     def _heal(self, unreadable: set[str]) -> None:
         self._healed = self._healing.heal(self._now(), unreadable)
-        for suspect in self._healed.deleted:
-            shown = self._show(Record(suspect.pod, suspect.finding), suspect)
-            self.deleted.append(shown)
-            self._book.drop(suspect.pod.uid)
+        self.deleted = tuple(self._show(Record(s.pod, s.finding), s) for s in self._healed.deleted)
+        self._forget(self._healed.gone)
 
     def _announce(self) -> None:
         """Write an Event on each orphan that is ripe and still there, once per audit."""
@@ -240,15 +256,23 @@ class Reconciler:
         metrics.pass_done(name, self._tools.clock() - started, self._tools.wall())
 
     def _show(self, record: Record, suspect: Suspect | None) -> Shown:
-        if suspect is None:
-            return Shown(record.pod, self.config.name, record.finding, Action.KEEP)
+        """Show a finding; what its suspect waits for only where it is suspected of the same."""
+        action = self.config.policy.actions.get(record.finding.reason, Action.KEEP)
+        if suspect is None or suspect.signature != signature(record.finding):
+            withheld = Withheld.NOT_DUE if action is Action.DELETE else None
+            return Shown(record.pod, self.config.name, record.finding, action, withheld)
         now = self._now()
         return Shown(
             record.pod,
             self.config.name,
             record.finding,
-            suspect.action,
+            action,
             self._healed.withheld.get(record.pod.uid),
             now.to_server(suspect.since),
             now.to_server(suspect.due),
         )
+
+
+def _complete(pods: Iterable[Pod], answers: Mapping[str, Answer]) -> dict[str, Answer]:
+    """Return an answer for every Pod: what Airflow passes over in silence is not known."""
+    return {pod.uid: answers.get(pod.uid) or Unknown(0.0, "Airflow gave no answer") for pod in pods}

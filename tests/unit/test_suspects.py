@@ -1,0 +1,354 @@
+"""Quarantine: when patience begins, when it is over, and what starts it over."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from healer.config import Policy
+from healer.model import ACTING, Action, Container, Finding, Pod, Reason
+from healer.suspects import Now, Outcome, Quarantine, due_at, outcome, signature
+from tests.unit.fakes import EPOCH, Clock
+from tests.unit.strategies import SIDECAR, a_done_pod, a_pod, ended
+
+CREATED = EPOCH - 100_000
+MINUTE, HOUR = 60.0, 3600.0
+
+
+def a_finding(reason: Reason = Reason.ORPHANED, **changes: Any) -> Finding:
+    return Finding(reason, "because", ended("failed", **changes))
+
+
+def a_policy(**changes: Any) -> Policy:
+    return Policy.model_validate(changes)
+
+
+def the_pod(**changes: Any) -> Pod:
+    return a_pod(**{"created": CREATED, **changes})
+
+
+class Watched:
+    """A quarantine and the one Pod that is looked at."""
+
+    def __init__(self, **policy: Any) -> None:
+        self.clock = Clock()
+        self.quarantine = Quarantine(a_policy(**policy))
+        self.pod = the_pod()
+
+    def look(self, finding: Finding | None = None, after: float = 0.0, pod: Pod | None = None) -> None:
+        self.clock.forward(after)
+        self.pod = pod or self.pod
+        self.quarantine.observe(self.pod, finding or a_finding(), self.clock.now())
+
+    @property
+    def suspect(self) -> Any:
+        return self.quarantine.get(self.pod.uid)
+
+    @property
+    def ripe(self) -> bool:
+        return bool(self.quarantine.ripe(self.clock.now()))
+
+
+# --- patience ---------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_is_ripe_at_first_sight_even_without_any_patience() -> None:
+    watched = Watched(grace="0s", minAge="0s")
+    watched.look()
+    assert not watched.ripe
+    watched.look()
+    assert watched.ripe
+
+
+def test_grace_and_sightings_are_both_needed() -> None:
+    watched = Watched(grace="2m")
+    watched.look()
+    watched.look(after=119)
+    assert not watched.ripe
+    watched.clock.forward(1)
+    assert watched.ripe
+    unseen = Watched(grace="2m")
+    unseen.look()
+    unseen.clock.forward(HOUR)
+    assert not unseen.ripe, "seen once only"
+
+
+@pytest.mark.parametrize("sightings", [1, 2, 3, 5])
+def test_sightings_are_spread_over_the_patience_and_the_last_falls_on_its_end(sightings: int) -> None:
+    watched = Watched(grace="2m", minAge="0s", sightings=sightings)
+    watched.look()
+    looks = [0.0]
+    start = watched.clock()
+    while watched.suspect.next_look < math.inf:
+        watched.look(after=watched.suspect.next_look - watched.clock())
+        looks.append(watched.clock() - start)
+    assert looks == pytest.approx([120.0 * n / max(1, sightings - 1) for n in range(sightings)])
+    watched.clock.time = start + 120
+    assert watched.ripe
+
+
+CHANGES = [
+    pytest.param(a_finding(Reason.ABANDONED), id="reason"),
+    pytest.param(a_finding(id="id-2"), id="task instance id"),
+    pytest.param(a_finding(try_number=2), id="try"),
+    pytest.param(Finding(Reason.ORPHANED, "because", ended("success")), id="state"),
+    pytest.param(Finding(Reason.RUN_DELETED, "gone", None), id="no row any more"),
+]
+
+
+@pytest.mark.parametrize("other", CHANGES)
+def test_any_change_of_the_case_starts_the_patience_over(other: Finding) -> None:
+    watched = Watched(grace="2m", absentGrace="2m")
+    watched.look()
+    watched.look(other, after=119)
+    watched.look(other, after=60)
+    assert watched.suspect.since == watched.clock() - 60
+    assert watched.suspect.sightings == 2
+    assert not watched.ripe
+
+
+def test_another_uid_is_another_suspect() -> None:
+    watched = Watched(grace="0s", minAge="0s")
+    watched.look()
+    watched.look(pod=the_pod(uid="uid-9"))
+    assert watched.suspect.sightings == 1
+
+
+def test_what_only_the_detail_says_changes_nothing() -> None:
+    watched = Watched()
+    watched.look(Finding(Reason.ORPHANED, "one", ended("failed")))
+    watched.look(Finding(Reason.ORPHANED, "two", ended("failed", end_date=1.0)), after=30)
+    assert watched.suspect.sightings == 2
+    assert watched.suspect.finding.detail == "two"
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason.action is Action.KEEP])
+def test_a_clear_keep_is_an_acquittal(reason: Reason) -> None:
+    watched = Watched()
+    watched.look()
+    watched.look(a_finding(reason))
+    assert (watched.suspect is None) == (reason is not Reason.AIRFLOW_UNKNOWN)
+
+
+def test_an_answer_that_knows_nothing_is_no_sighting_and_no_change() -> None:
+    watched = Watched(grace="2m")
+    watched.look()
+    since = watched.clock()
+    for _ in range(5):
+        watched.look(a_finding(Reason.AIRFLOW_UNKNOWN), after=60)
+    assert (watched.suspect.since, watched.suspect.sightings) == (since, 1)
+    assert not watched.ripe
+    watched.look()
+    assert watched.ripe
+
+
+def test_a_ripe_suspect_that_can_not_be_seen_is_not_ripe_until_it_is_seen_again() -> None:
+    watched = Watched(grace="1m")
+    watched.look()
+    watched.look(after=60)
+    assert watched.ripe
+    watched.look(a_finding(Reason.AIRFLOW_UNKNOWN))
+    assert not watched.ripe
+    watched.look()
+    assert watched.ripe
+
+
+@pytest.mark.parametrize("reason", ACTING)
+@pytest.mark.parametrize("action", list(Action))
+def test_the_policy_says_what_becomes_of_each_reason(reason: Reason, action: Action) -> None:
+    watched = Watched(actions={reason.value: action.value})
+    watched.look(a_finding(reason))
+    if action is Action.KEEP:
+        assert watched.suspect is None
+    else:
+        assert watched.suspect.action is action
+
+
+# --- when it is over --------------------------------------------------------------------------------------------------
+
+NOW = Now(1000.0, EPOCH)
+POLICY = a_policy(
+    grace="2m", absentGrace="30m", minAge="2m", retention={"succeeded": "10m", "failed": "24h", "kept": "48h"}
+)
+
+
+def done(exit_code: int | None, finished: float | None, **changes: Any) -> Pod:
+    base = Container("base", terminated=True, exit_code=exit_code, finished_at=finished)
+    return a_done_pod(**{"containers": (base,), "created": CREATED, **changes})
+
+
+PATIENCE = [
+    pytest.param(Reason.ORPHANED, the_pod(), 2 * MINUTE, id="grace"),
+    pytest.param(Reason.SUPERSEDED, the_pod(), 2 * MINUTE, id="grace of a superseded one"),
+    pytest.param(Reason.ABANDONED, the_pod(), 2 * MINUTE, id="grace of an abandoned one"),
+    pytest.param(Reason.TASK_REMOVED, the_pod(), 30 * MINUTE, id="removed: absent grace"),
+    pytest.param(Reason.RUN_DELETED, done(0, EPOCH), 30 * MINUTE, id="deleted run: absent grace, though done"),
+    pytest.param(Reason.FINISHED, done(0, EPOCH - 60), 9 * MINUTE, id="success: from the end of the container"),
+    pytest.param(Reason.FINISHED, done(0, EPOCH - HOUR), 2 * MINUTE, id="long over: still the grace"),
+    pytest.param(Reason.FINISHED, done(1, EPOCH - HOUR), 23 * HOUR, id="failure by exit code"),
+    pytest.param(Reason.FINISHED, done(1, EPOCH - HOUR, phase="Succeeded"), 23 * HOUR, id="the code beats the phase"),
+    pytest.param(Reason.FINISHED, done(0, EPOCH - 60, phase="Running"), 9 * MINUTE, id="sidecar still running"),
+    pytest.param(Reason.FINISHED, done(None, EPOCH - 60, phase="Succeeded"), 9 * MINUTE, id="no code: the phase"),
+    pytest.param(Reason.FINISHED, done(0, None), 10 * MINUTE, id="no end: from the first sight"),
+    pytest.param(
+        Reason.FINISHED, the_pod(phase="Failed", containers=()), 24 * HOUR, id="evicted without status: a failure"
+    ),
+    pytest.param(Reason.FINISHED, the_pod(phase="Failed"), 24 * HOUR, id="evicted, base without end: a failure"),
+    pytest.param(Reason.FINISHED, the_pod(phase="Succeeded", containers=(SIDECAR,)), 10 * MINUTE, id="no base: phase"),
+    pytest.param(Reason.KEPT, done(0, EPOCH - HOUR), 47 * HOUR, id="kept, however it ended"),
+    pytest.param(Reason.KEPT, done(1, EPOCH - HOUR), 47 * HOUR, id="kept and failed"),
+    pytest.param(Reason.ORPHANED, the_pod(created=EPOCH - 10), 2 * MINUTE, id="young, but the grace is longer"),
+    pytest.param(Reason.ORPHANED, the_pod(created=EPOCH + 60), 3 * MINUTE, id="too young by the server's clock"),
+    pytest.param(Reason.ORPHANED, the_pod(created=None), math.inf, id="age not known: never"),
+]
+
+
+@pytest.mark.parametrize(("reason", "pod", "wait"), PATIENCE)
+def test_when_patience_is_over(reason: Reason, pod: Pod, wait: float) -> None:
+    assert due_at(pod, a_finding(reason), NOW.ours, NOW, POLICY) == pytest.approx(NOW.ours + wait)
+
+
+@pytest.mark.parametrize("reason", ACTING)
+def test_nothing_is_due_while_the_servers_clock_is_not_known(reason: Reason) -> None:
+    assert due_at(done(0, 1.0), a_finding(reason), 0.0, Now(1e9, None), POLICY) == math.inf
+
+
+def test_the_base_container_of_the_row_decides_about_the_outcome() -> None:
+    main = Container("main", terminated=True, exit_code=1, finished_at=5.0)
+    base = Container("base", terminated=True, exit_code=0, finished_at=9.0)
+    assert outcome(the_pod(containers=(base, main)), "main") == Outcome(False, 5.0)
+    assert outcome(the_pod(containers=(base, main)), "base") == Outcome(True, 9.0)
+    assert outcome(the_pod(containers=(main,), phase="Failed"), "base") == Outcome(False, None)
+
+
+def test_our_wall_clock_has_no_say() -> None:
+    ten_years_off = Now(1000.0, EPOCH - 10 * 365 * 24 * HOUR)
+    pod = done(0, ten_years_off.server - 60, created=ten_years_off.server - HOUR)  # type: ignore[operator]
+    assert due_at(pod, a_finding(Reason.FINISHED), 1000.0, ten_years_off, POLICY) == pytest.approx(1000 + 9 * MINUTE)
+
+
+def test_the_signature_of_a_finding_without_a_row_is_its_reason() -> None:
+    assert signature(Finding(Reason.RUN_DELETED, "x")) == signature(Finding(Reason.RUN_DELETED, "y"))
+    assert signature(Finding(Reason.RUN_DELETED, "x")) != signature(Finding(Reason.TASK_REMOVED, "x"))
+
+
+def test_both_clocks_are_told_in_both_directions() -> None:
+    assert NOW.to_server(NOW.to_ours(EPOCH + 7)) == EPOCH + 7
+    assert NOW.to_server(math.inf) is None
+    assert Now(1.0, None).to_server(5.0) is None
+
+
+# --- a Pod that changes -----------------------------------------------------------------------------------------------
+
+
+def test_a_pod_that_changes_within_the_same_case_brings_a_new_due_time_and_no_sighting() -> None:
+    watched = Watched(retention={"failed": "1h"})
+    watched.look(a_finding(Reason.FINISHED), pod=done(1, watched.clock.server))
+    due = watched.suspect.due
+    later = replace(done(1, watched.clock.server + 600), resource_version="2")
+    watched.quarantine.follow(later, a_finding(Reason.FINISHED), watched.clock.now())
+    assert watched.suspect.due == due + 600
+    assert watched.suspect.sightings == 1
+    assert watched.suspect.pod is later
+
+
+@pytest.mark.parametrize("reason", [Reason.PROTECTED, Reason.TERMINATING, Reason.OWNED, Reason.PHASE_UNKNOWN])
+def test_a_pod_that_is_protected_or_going_is_no_suspect_any_more(reason: Reason) -> None:
+    watched = Watched()
+    watched.look()
+    watched.quarantine.follow(watched.pod, Finding(reason, "by the Pod alone"), watched.clock.now())
+    assert watched.suspect is None
+
+
+def test_a_pod_that_became_another_case_waits_until_it_is_seen_as_that() -> None:
+    watched = Watched(grace="0s", minAge="0s", retention={"failed": "0s"})
+    watched.look()
+    watched.look()
+    assert watched.ripe
+    watched.quarantine.follow(done(1, CREATED), a_finding(Reason.FINISHED), watched.clock.now())
+    assert not watched.ripe
+    assert not watched.suspect.active
+    watched.look(a_finding(Reason.FINISHED), pod=done(1, CREATED))
+    assert watched.suspect.sightings == 1
+
+
+def test_following_a_pod_does_not_make_a_blurred_suspect_clear() -> None:
+    watched = Watched(grace="0s", minAge="0s", sightings=1)
+    watched.look()
+    watched.look(a_finding(Reason.AIRFLOW_UNKNOWN))
+    watched.quarantine.follow(watched.pod, a_finding(), watched.clock.now())
+    assert not watched.ripe
+
+
+def test_following_or_refuting_a_stranger_suspects_nobody() -> None:
+    watched = Watched()
+    watched.quarantine.follow(watched.pod, a_finding(), watched.clock.now())
+    watched.quarantine.refute(watched.pod.uid)
+    watched.quarantine.drop(watched.pod.uid)
+    assert list(watched.quarantine) == []
+
+
+# --- order and events -------------------------------------------------------------------------------------------------
+
+
+def test_those_never_refuted_come_first_then_the_longest_due_then_the_oldest_pod() -> None:
+    clock, quarantine = Clock(), Quarantine(a_policy(grace="10s", minAge="0s", sightings=1))
+    for uid, created in (("young", 30), ("old", 10), ("refuted", 1)):
+        quarantine.observe(the_pod(uid=uid, created=CREATED + created), a_finding(), clock.now())
+    clock.forward(-1)
+    quarantine.observe(the_pod(uid="due-first", created=CREATED + 99), a_finding(), clock.now())
+    quarantine.refute("refuted")
+    clock.forward(60)
+    assert [s.pod.uid for s in quarantine.ripe(clock.now())] == ["due-first", "old", "young", "refuted"]
+
+
+def test_a_refutation_is_remembered_while_the_case_stays_the_same() -> None:
+    watched = Watched()
+    watched.look()
+    watched.quarantine.refute(watched.pod.uid)
+    watched.look()
+    assert watched.suspect.refuted == 1
+    watched.look(a_finding(id="id-2"))
+    assert watched.suspect.refuted == 0
+
+
+def test_the_next_event_is_the_next_look_then_the_due_time_then_nothing() -> None:
+    watched = Watched(grace="1m", minAge="0s", sightings=3)
+    start = watched.clock()
+    watched.look()
+    assert watched.quarantine.next_event(watched.clock.now()) == start + 30
+    watched.look(after=10)
+    watched.look(after=10)
+    assert watched.quarantine.next_event(watched.clock.now()) == start + 60
+    watched.clock.time = start + 60
+    assert watched.ripe
+    assert watched.quarantine.next_event(watched.clock.now()) == math.inf
+
+
+@pytest.mark.parametrize("unclear", [True, False])
+def test_neither_a_blurred_suspect_nor_one_that_is_never_due_wakes_anybody(unclear: bool) -> None:
+    watched = Watched(sightings=1)
+    watched.look(pod=None if unclear else the_pod(created=None))
+    if unclear:
+        watched.look(a_finding(Reason.AIRFLOW_UNKNOWN))
+    assert watched.quarantine.next_event(watched.clock.now()) == math.inf
+
+
+def test_blurred_suspects_are_looked_at_in_regular_passes_only() -> None:
+    watched = Watched()
+    watched.look()
+    watched.look(a_finding(Reason.AIRFLOW_UNKNOWN))
+    assert watched.quarantine.to_look_at(watched.clock.now(), blurred=False) == []
+    assert [s.pod.uid for s in watched.quarantine.to_look_at(watched.clock.now(), blurred=True)] == [watched.pod.uid]
+
+
+def test_suspects_are_counted_by_reason_and_action() -> None:
+    clock, quarantine = Clock(), Quarantine(a_policy())
+    for uid, reason in (("a", Reason.ORPHANED), ("b", Reason.ORPHANED), ("c", Reason.ABANDONED)):
+        quarantine.observe(the_pod(uid=uid), a_finding(reason), clock.now())
+    assert quarantine.counts() == {(Reason.ORPHANED, Action.DELETE): 2, (Reason.ABANDONED, Action.REPORT): 1}
+    assert "a" in quarantine
+    assert "z" not in quarantine
