@@ -154,6 +154,14 @@ def good_airflow(seen: Seen) -> Answer:
     return answer(200, ROW)
 
 
+def with_row(changes: dict[str, Any], seen: Seen) -> Answer:
+    """Answer as the good Airflow does, but with another task instance."""
+    reply = good_airflow(seen)
+    if isinstance(reply.body, dict) and reply.body.get("task_instances"):
+        return answer(200, reply.body | {"task_instances": [ROW | changes]})
+    return answer(200, ROW | changes) if reply.body == ROW else reply
+
+
 def kubernetes(seen: Seen) -> Answer:
     """Answer as an API server with the one Pod, where everything is allowed."""
     path = seen.path.partition("?")[0]

@@ -26,7 +26,6 @@ from healer.config import LogFormat, LogLevel, Mode
 from healer.model import Reason
 from healer.rules import RULES
 from tests.unit.cli_world import (
-    ROW,
     Answer,
     Seen,
     World,
@@ -35,6 +34,7 @@ from tests.unit.cli_world import (
     kpo_healer,
     kubernetes,
     undisturbed_logging,
+    with_row,
     world,
 )
 from tests.unit.cluster_server import page, raw_pod
@@ -65,14 +65,6 @@ def _logging() -> Iterator[None]:
 def good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[World]:
     with world(tmp_path, capsys) as made:
         yield made
-
-
-def with_row(changes: dict[str, Any], seen: Seen) -> Answer:
-    """Answer as the good Airflow does, but with another task instance."""
-    reply = good_airflow(seen)
-    if isinstance(reply.body, dict) and reply.body.get("task_instances"):
-        return answer(200, reply.body | {"task_instances": [ROW | changes]})
-    return answer(200, ROW | changes) if reply.body == ROW else reply
 
 
 def with_pod(changes: dict[str, Any], seen: Seen) -> Answer:
