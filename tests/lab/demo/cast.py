@@ -1,0 +1,148 @@
+"""The Pods of the demo: what happened to each, and what ought to become of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from tests.lab.airflow import Airflow
+from tests.lab.kube import ANNOTATION, Cluster
+from tests.lab.processes import wait_for
+
+NAMESPACE: Final = "jobs"
+PATIENCE: Final = 240.0
+"""Seconds that anything may take, on however busy a machine."""
+
+Json = Any
+
+
+class Fate(StrEnum):
+    """What becomes of a Pod; `GOES`: Airflow or a human deletes it."""
+
+    LIVES = "lives"
+    HEALED = "deleted"
+    GOES = "goes itself"
+
+
+@dataclass(eq=False)
+class Role:
+    """One Pod: its story, what should become of it and for which reason.
+
+    reason: kpo-healer's last word on it; "" for a Pod that it must not even look at. began: since when it is what it
+    is (epoch seconds), None where that means nothing.
+    """
+
+    story: str
+    name: str
+    uid: str
+    should: Fate
+    reason: str
+    began: float | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task instance by its ids; the DAGs are in tests/lab/dags."""
+
+    dag: str
+    run: str
+    index: int = -1
+    task: str = "work"
+
+    @property
+    def ids(self) -> tuple[str, str, str, int]:
+        return self.dag, self.run, self.task, self.index
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """The arguments for a Pod made by hand that looks like this task's; not for mapped ones."""
+        return {"dag_id": self.dag, "run_id": self.run, "task_id": self.task, "namespace": NAMESPACE}
+
+
+class Stage:
+    """The cluster, the Airflow and the cast: everything a scenario needs."""
+
+    def __init__(self, cluster: Cluster, airflow: Airflow) -> None:
+        self.cluster = cluster
+        self.airflow = airflow
+        self.cast: list[Role] = []
+        cluster.namespace(NAMESPACE)
+
+    # Tasks
+
+    def trigger(self, dag: str, run: str | None = None, *, annotations: dict[str, str] | None = None) -> Task:
+        """Starts a run; its Pods run for ever unless the annotations say otherwise."""
+        return Task(dag, self.airflow.trigger(dag, run, {"annotations": annotations} if annotations else None))
+
+    def pod_name(self, task: Task) -> str | None:
+        """The Pod that Airflow itself names: in its state store, or for tasks that never re-attach, in an XCom."""
+        dag, run, name, index = task.ids
+        return self.airflow.named_pod(*task.ids) or self.airflow.xcom(dag, run, name, "pod_name", index)
+
+    def pod(self, task: Task, *, other_than: str | None = None) -> Json:
+        """The Pod that Airflow itself names for the task instance, as soon as it runs."""
+
+        def named() -> str | None:
+            name = self.pod_name(task)
+            return name if name != other_than else None
+
+        name = wait_for(named, timeout=PATIENCE, what=f"{task.dag} {task.run}: a Pod", interval=0.2)
+        return self.cluster.wait_pod(NAMESPACE, str(name), timeout=PATIENCE)
+
+    def kill(self, task: Task) -> Json:
+        """SIGKILL for the task's own process, once its Pod runs; the Pod."""
+        pod = self.pod(task)
+        self.airflow.kill_task(*task.ids, timeout=PATIENCE)
+        return pod
+
+    def wait(self, task: Task, *states: str, try_number: int | None = None) -> Json:
+        """Waits until the task instance is in one of these states; its row."""
+        dag, run, name, index = task.ids
+        return self.airflow.wait_task(dag, run, name, *states, map_index=index, try_number=try_number, timeout=PATIENCE)
+
+    def ended(self, task: Task) -> float:
+        """Waits until the task instance has failed; when that was."""
+        return moment(self.wait(task, "failed")["end_date"])
+
+    # Pods
+
+    def add(self, story: str, pod: Json, should: Fate, reason: str, began: float | None = None) -> Role:
+        """Puts a Pod into the cast."""
+        meta = pod["metadata"]
+        role = Role(story, meta["name"], meta["uid"], should, reason, began)
+        self.cast.append(role)
+        return role
+
+    def make(self, body: Json) -> Json:
+        """Creates a Pod by hand and waits until it runs."""
+        made = self.cluster.create_pod(body)["metadata"]
+        return self.cluster.wait_pod(made["namespace"], made["name"], timeout=PATIENCE)
+
+    def annotate(self, name: str, **marks: str) -> None:
+        """Tells the kubelet's stand-in what becomes of a Pod from now on, such as `run_for="1s"`."""
+        annotations = {f"{ANNOTATION}{key.replace('_', '-')}": value for key, value in marks.items()}
+        self.cluster.patch_pod(NAMESPACE, name, {"metadata": {"annotations": annotations}})
+
+    def now(self) -> float:
+        """The API server's time, epoch seconds."""
+        return parsedate_to_datetime(self.cluster.client.get("/version").headers["Date"]).timestamp()
+
+    def uids(self) -> set[str]:
+        """The Pods that are there now, whoever's they are; those on their way out are not counted."""
+        pods = (pod["metadata"] for pod in self.cluster.pods(NAMESPACE))
+        return {meta["uid"] for meta in pods if "deletionTimestamp" not in meta}
+
+
+def base_ended(pod: Json) -> float | None:
+    """When the Pod's first container ended, epoch seconds; None while it has not."""
+    base: Json = next(iter(pod["status"].get("containerStatuses", ())), {"state": {}})
+    end = base["state"].get("terminated", {}).get("finishedAt")
+    return moment(end) if end else None
+
+
+def moment(text: str) -> float:
+    """An RFC 3339 time as epoch seconds."""
+    return dt.datetime.fromisoformat(text).timestamp()
