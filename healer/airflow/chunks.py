@@ -6,7 +6,7 @@ heartbeats of Airflow's workers, for 0.3 s; each body is kept in Airflow's audit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from msgspec import Struct
@@ -80,6 +80,8 @@ class _Open:
 
     def _with(self, cell: Cell, rows: int) -> tuple[frozenset[str], frozenset[str], int]:
         runs, tasks, known = self._dags.get(cell.dag_id, (frozenset(), frozenset(), 0))
+        if rows == 0:
+            return runs, tasks, known
         return runs | {cell.run_id}, tasks | {cell.task_id}, known + rows
 
     def _expected(self, dag: str) -> int:
@@ -99,22 +101,46 @@ def _size(name: str) -> int:
     return (len(name) if name.isascii() else 6 * len(name)) + 4
 
 
-def chunks(
-    cells: Iterable[Cell], limits: Limits, expected: Callable[[Cell], int], avoid: Collection[Cell] = ()
-) -> Iterator[Chunk]:
-    """Yield the cells in chunks. `expected` says how many rows a cell is likely to hold.
+Expected = Callable[[Cell], int]
+"""How many rows a cell is likely to hold; none for an id that is asked for only because it can't be ruled out."""
 
-    `avoid` are large cells that no list should select by its cross product.
+
+def chunks(cells: Iterable[Cell], limits: Limits, expected: Expected, avoid: Collection[Cell] = ()) -> Iterator[Chunk]:
+    """Yield the cells in chunks. A DAG, or at least a run of it, is kept together where it fits into one.
+
+    Scheduled runs have the same id in many DAGs: a DAG that is spread over two chunks is read twice, whole, by their
+    cross products. `avoid` are large cells that no list should select in that way.
     """
     filling = _Open(limits, avoid)
-    for cell in sorted(cells):
-        rows = expected(cell)
-        if not filling.takes(cell, rows):
-            yield tuple(filling.cells)
+    for unit in _units(sorted(cells), 0, lambda unit: _fill(_Open(limits, avoid), unit, expected)):
+        kept = tuple(filling.cells)
+        if not _fill(filling, unit, expected):
+            if kept:
+                yield kept
             filling = _Open(limits, avoid)
-        filling.add(cell, rows)
+            _fill(filling, unit, expected)
     if filling.cells:
         yield tuple(filling.cells)
+
+
+def _units(cells: Sequence[Cell], level: int, fits: Callable[[Chunk], bool]) -> Iterator[Chunk]:
+    """Yield the largest parts that fit into a chunk of their own: DAGs, else runs, else tasks."""
+    for _, group in groupby(cells, key=lambda cell: cell[level]):
+        unit = tuple(group)
+        if len(unit) == 1 or fits(unit):
+            yield unit
+        else:
+            yield from _units(unit, level + 1, fits)
+
+
+def _fill(filling: _Open, unit: Chunk, expected: Expected) -> bool:
+    """Add the unit to a chunk; False, and the chunk is of no more use, if it does not fit whole."""
+    for cell in unit:
+        rows = expected(cell)
+        if not filling.takes(cell, rows):
+            return False
+        filling.add(cell, rows)
+    return True
 
 
 def halves(chunk: Chunk) -> tuple[Chunk, Chunk]:

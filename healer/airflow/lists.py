@@ -6,7 +6,7 @@ be any of them; so its chunk is asked again in halves, down to one task of one r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -100,8 +100,12 @@ class Question(Struct, frozen=True):
 class Lister:
     """Asks one question about many cells."""
 
-    def __init__(self, round_: Round, wanted: Wanted, sizes: Sizes, marks: Watermarks) -> None:
+    def __init__(
+        self, round_: Round, wanted: Wanted, sizes: Sizes, marks: Watermarks, unlikely: Collection[Cell] = ()
+    ) -> None:
+        """`unlikely` cells are asked about only to rule them out."""
         self._round, self._wanted, self._sizes, self._marks = round_, wanted, sizes, marks
+        self._unlikely = unlikely
         self._harvest = Harvest()
 
     def collect(self, question: Question) -> Harvest:
@@ -125,7 +129,7 @@ class Lister:
         yield from chunks(cells - marked, self._sizes.limits(FULL), self._expected, large)
 
     def _expected(self, cell: Cell) -> int:
-        return self._sizes.expected(cell, len(self._wanted[cell]))
+        return 0 if cell in self._unlikely else self._sizes.expected(cell, len(self._wanted[cell]))
 
     def _ask(self, chunk: Chunk, question: Question, large: list[Cell]) -> Sequence[Chunk]:
         """Ask one list; return the parts that must be asked again. A single cell that is too much goes to `large`."""

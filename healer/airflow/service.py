@@ -6,7 +6,7 @@ No question raises for what a server does: the answer is then Unknown, with a se
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import UNSET, Struct
 
@@ -15,7 +15,7 @@ from healer.airflow.chunks import Chunk
 from healer.airflow.client import Client
 from healer.airflow.harvest import Harvest
 from healer.airflow.identity import Identities
-from healer.airflow.lists import Lister, Question, Sizes
+from healer.airflow.lists import Lister, Question, Sizes, Wanted
 from healer.airflow.probe import Probe, probe
 from healer.airflow.resolve import Cell, Resolution, Resolver, Spot, spot
 from healer.airflow.round import Round, Versions, side_by_side
@@ -158,7 +158,9 @@ class Airflow:
         answers: dict[str, Answer] = {}
         candidates = {wish.pod.uid: spots[spot(wish.key)] for wish in wishes}
         wanted = _wanted((cell, w.key.map_index) for w in wishes for cell in candidates[w.pod.uid].cells)
-        harvest = self._collect(round_, wanted, Question(_everything, whole=True))
+        # The last candidate is the one that was found for every label; the others are the labels' own texts.
+        unlikely = wanted.keys() - {resolution.cells[-1] for resolution in candidates.values() if resolution.cells}
+        harvest = self._collect(round_, wanted, Question(_everything, whole=True), unlikely)
         missing = []
         for wish in wishes:
             resolution = candidates[wish.pod.uid]
@@ -169,8 +171,8 @@ class Airflow:
                 answers[wish.pod.uid] = answer
         return answers | (Absence(round_).explain(missing) if missing else {})
 
-    def _collect(self, round_: Round, wanted: Mapping[Cell, frozenset[int]], question: Question) -> Harvest:
-        harvest = Lister(round_, wanted, self._sizes, self._marks).collect(question)
+    def _collect(self, round_: Round, wanted: Wanted, question: Question, unlikely: Collection[Cell] = ()) -> Harvest:
+        harvest = Lister(round_, wanted, self._sizes, self._marks, unlikely).collect(question)
         self._after(round_)
         return harvest
 

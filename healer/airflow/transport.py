@@ -129,7 +129,7 @@ class Transport:
             try:
                 return Raw(
                     status=response.status,
-                    body=self._read(response, sent + CONNECT_TIMEOUT + patience),
+                    body=self._read(response, sent, patience),
                     sent=sent,
                     json="json" in response.headers.get("Content-Type", "").lower(),
                     location=response.headers.get("Location", ""),
@@ -139,7 +139,7 @@ class Transport:
                 # Nothing is left of a body that was read whole; any other connection is of no use.
                 response.close() if response.length_remaining else response.release_conn()
         except (HTTPError, OpenApiException, OSError) as error:
-            raise self._explained(error) from None
+            raise self._explained(error, patience) from None
         except ValueError:
             # http.client's words for a forbidden character quote the header, and so the token.
             raise NoAnswerError(f"{self.url} can't be asked: the URL or the token holds forbidden characters") from None
@@ -162,7 +162,7 @@ class Transport:
         response: urllib3.BaseHTTPResponse = answer.response
         return response
 
-    def _read(self, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+    def _read(self, response: urllib3.BaseHTTPResponse, sent: float, patience: float) -> bytes:
         pieces, size = [], 0
         while piece := response.read1(_PIECE, decode_content=True):
             pieces.append(piece)
@@ -171,18 +171,18 @@ class Transport:
                 raise NoAnswerError(
                     f"{self.url} answered with more than {MAX_BODY >> 20} MB: is this Airflow's API server?"
                 )
-            if time.monotonic() > deadline:
-                raise self._too_slow()
+            if time.monotonic() > sent + CONNECT_TIMEOUT + patience:
+                raise self._too_slow(patience)
         return b"".join(pieces)
 
-    def _too_slow(self) -> NoAnswerError:
-        why = f"{self.url} gave no full answer within {self._timeout:g} s: is it overloaded? (timeout sets the limit)"
+    def _too_slow(self, patience: float) -> NoAnswerError:
+        why = f"{self.url} gave no full answer within {patience:g} s: is it overloaded? (timeout sets the limit)"
         return NoAnswerError(why, Reach.SLOW, "timeout")
 
-    def _explained(self, error: Exception) -> NoAnswerError:
+    def _explained(self, error: Exception, patience: float) -> NoAnswerError:
         """Return the failure in plain words. Order matters: the first class that fits."""
         if isinstance(error, ReadTimeoutError):
-            return self._too_slow()
+            return self._too_slow(patience)
         if isinstance(error, NameResolutionError):
             return NoAnswerError(f"{self.url}: this host name is not known: check url", Reach.SERVER, "refused")
         if isinstance(error, NewConnectionError | ConnectionRefusedError | urllib3.exceptions.ProxyError):

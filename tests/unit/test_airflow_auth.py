@@ -197,6 +197,13 @@ def test_a_server_that_refuses_its_own_tokens(fake: FakeAirflow) -> None:
     assert len([call for call in calls if call.call == "login"]) == 2
 
 
+def test_a_gateway_that_wants_the_token_for_everything(fake: FakeAirflow) -> None:
+    fake.tokens = {"good"}
+    fake.intercept = lambda asked: error(401, "who are you?") if asked.token != "good" else None
+    assert isinstance(only(healer(fake, token="good").look([pod()])), Known)
+    assert "refuses the token" in why(only(healer(fake, token="bad").look([pod()])))
+
+
 def test_missing_rights_are_no_refusal_of_the_login(fake: FakeAirflow) -> None:
     fake.intercept = lambda asked: error(403, "Forbidden") if asked.token else None
     healer(fake).login()

@@ -405,6 +405,14 @@ def test_one_chunk_that_fails_does_not_hold_up_the_others(fake: FakeAirflow) -> 
     assert [i for i, p in enumerate(pods) if isinstance(answers[p.uid], Unknown)] == [5]
 
 
+def test_a_right_that_is_missing_is_not_asked_for_in_halves(fake: FakeAirflow) -> None:
+    pods = [pod(dag=f"d{i:02}") for i in range(20)]
+    fake.intercept = always(error(403, "Forbidden"), "taskInstances/list")
+    answers = healer(fake).look(pods)
+    assert set(kinds(answers, pods)) == {"Unknown"}
+    assert len(fake.lists()) == 1
+
+
 # --- versions ---
 
 

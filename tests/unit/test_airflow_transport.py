@@ -111,6 +111,14 @@ def test_a_silent_server_is_given_up_after_three_timeouts(fake: FakeAirflow) -> 
     assert "no full answer within 0.2 s" in answers[pods[0].uid].why  # type: ignore[attr-defined]
 
 
+def test_a_server_that_is_silent_from_the_start_costs_one_question(fake: FakeAirflow) -> None:
+    fake.intercept = lambda _: Reply(fault="hang")
+    calls: list[Call] = []
+    answer = look(fake, calls, timeout="0.2s")
+    assert isinstance(answer, Unknown)
+    assert [(call.call, call.code) for call in calls] == [("version", "timeout")]
+
+
 def test_a_connection_closed_while_idle_is_tried_once_more(fake: FakeAirflow) -> None:
     fake.intercept = once(Reply(fault="reset"))
     calls: list[Call] = []
