@@ -153,18 +153,18 @@ class Airflow:
             self.dag_processor.launch()
 
     def _component(self, name: str) -> Component:
-        options = {
-            "api-server": ["--host", "127.0.0.1", "--port", str(self._port), "--workers", "1"],
-            # Their log servers have fixed ports, which would keep a second Airflow from starting.
-            "scheduler": ["--skip-serve-logs"],
-            "triggerer": ["--skip-serve-logs"],
-            "dag-processor": [],
+        python = self.environment.python
+        commands: dict[str, list[str | Path]] = {
+            "api-server": [python, "-m", "airflow", name, "--host", "127.0.0.1", "--port", str(self._port)],
+            # The log servers of these two have fixed ports, which would keep a second Airflow from starting.
+            "scheduler": [python, INSIDE / "preloaded.py", name, "--skip-serve-logs"],
+            "triggerer": [python, "-m", "airflow", name, "--skip-serve-logs"],
+            # Parsing takes all the processor it can get, just when tasks are to start.
+            "dag-processor": ["nice", python, "-m", "airflow", name],
         }
-        # Parsing takes all the processor it can get, just when tasks are to start.
-        prefix = ["nice"] if name == "dag-processor" else []
         component = Component(
             name=f"airflow {name}",
-            args=[*prefix, self.environment.python, "-m", "airflow", name, *options[name]],
+            args=commands[name],
             log=self.root / f"{name}.log",
             env=self.environ,
             cwd=self.root,
@@ -174,7 +174,9 @@ class Airflow:
         return component
 
     def _answers(self) -> bool:
-        return self._client.get("/api/v2/version").status_code == 200
+        """Whether the API answers; asked once, the part that serves tasks is built, which would delay the first one."""
+        paths = ["/api/v2/version"] + (["/execution/health"] if "scheduler" in self.components else [])
+        return all(self._client.get(path).status_code == 200 for path in paths)
 
     def _has_job(self, component: Component, job: str) -> bool:
         """Whether this very process has reported itself to the database; an earlier one's report does not count."""
