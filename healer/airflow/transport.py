@@ -126,18 +126,14 @@ class Transport:
         patience = min(self._timeout, request.patience)
         try:
             response = self._start(request, token, patience)
-            try:
-                return Raw(
-                    status=response.status,
-                    body=self._read(response, sent, patience),
-                    sent=sent,
-                    json="json" in response.headers.get("Content-Type", "").lower(),
-                    location=response.headers.get("Location", ""),
-                    date=_date(response.headers.get("Date")),
-                )
-            finally:
-                # Nothing is left of a body that was read whole; any other connection is of no use.
-                response.close() if response.length_remaining else response.release_conn()
+            return Raw(
+                status=response.status,
+                body=self._read(response, sent, patience),
+                sent=sent,
+                json="json" in response.headers.get("Content-Type", "").lower(),
+                location=response.headers.get("Location", ""),
+                date=_date(response.headers.get("Date")),
+            )
         except (HTTPError, OpenApiException, OSError) as error:
             raise self._explained(error, patience) from None
         except ValueError:
@@ -163,6 +159,16 @@ class Transport:
         return response
 
     def _read(self, response: urllib3.BaseHTTPResponse, sent: float, patience: float) -> bytes:
+        try:
+            body = self._pieces(response, sent, patience)
+        except BaseException:
+            # What is left of the body would be taken for the next answer.
+            response.close()
+            raise
+        response.release_conn()
+        return body
+
+    def _pieces(self, response: urllib3.BaseHTTPResponse, sent: float, patience: float) -> bytes:
         pieces, size = [], 0
         while piece := response.read1(_PIECE, decode_content=True):
             pieces.append(piece)
