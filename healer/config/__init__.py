@@ -11,7 +11,7 @@ from healer.config.advice import warnings
 from healer.config.fields import LogFormat, LogLevel, Mode, Ownership, listen_address, parse_duration
 from healer.config.load import ConfigError, load
 from healer.config.models import AirflowConfig, Breaker, Config, Limits, Log, Policy, Retention
-from healer.config.settings import TWINS, Setting, Twin, settings
+from healer.config.settings import TWINS, Setting, Twin, settings, settings_table
 
 __all__ = [
     "TWINS",
@@ -33,5 +33,6 @@ __all__ = [
     "load",
     "parse_duration",
     "settings",
+    "settings_table",
     "warnings",
 ]

@@ -78,13 +78,13 @@ class Breaker(Model):
         gt=0,
         le=1,
         strict=True,
-        description="opens when more than this share of the active Pods is condemned …",
+        description="opens when more than this share of the active Pods is condemned",
     )
     min_count: int = Field(
         default=5,
         ge=0,
         strict=True,
-        description="… and at least this many are; half-open, at most this many are deleted",
+        description="opens only when at least this many are condemned; half-open, at most this many are deleted",
     )
     cool_down: Duration = _lasting("10m", "how long it stays open before a few are tried")
 

@@ -81,6 +81,21 @@ def settings() -> list[Setting]:
     return list(_settings(Config, ()))
 
 
+def settings_table() -> str:
+    """Return the table of all keys in Markdown, as the docs show it."""
+    rows = ["| key | default | flag | variable | meaning |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*rows, *(_row(setting) for setting in settings() if setting.description)])
+
+
+def _row(setting: Setting) -> str:
+    default = "required" if setting.default is None else f"`{setting.default}`"
+    if setting.path == "airflows[].mode":
+        default = "the global one"
+    flag = f"`{setting.twin.option}`" if setting.twin and setting.twin.option else ""
+    variable = f"`{setting.twin.env}`" if setting.twin else ""
+    return f"| `{setting.path}` | {default} | {flag} | {variable} | {setting.description} |"
+
+
 def _settings(model: type[Model], parent: tuple[str, ...]) -> Iterator[Setting]:
     twins = {("airflows", *t.place): t for t in AIRFLOW_TWINS} | {t.place: t for t in TOP_TWINS}
     for name, field in model.model_fields.items():

@@ -1,0 +1,81 @@
+"""The reference pages say what the code does: keys, options, fields, metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from healer.cli import cli
+from healer.config import AirflowConfig, Config, settings_table
+from healer.metrics import RESULTS
+from healer.model import Finding, Labels, Pod, Reason, TaskInstance, Withheld
+from healer.report import Shown
+from tests.unit.test_metrics import CONTRACT
+
+DOCS = Path(__file__).parents[2] / "docs"
+CONFIGURATION = (DOCS / "configuration.md").read_text()
+CLI = (DOCS / "cli.md").read_text()
+METRICS = (DOCS / "metrics.md").read_text()
+
+
+def test_the_configuration_page_holds_the_generated_table() -> None:
+    shown = CONFIGURATION.partition("<!-- settings: begin -->")[2].partition("<!-- settings: end -->")[0].strip()
+    assert shown == settings_table(), "print(healer.config.settings_table()) and put it between the marks"
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_and_option_is_described(command: str) -> None:
+    assert f"`{command}" in CLI
+    for parameter in cli.commands[command].params:
+        for option in parameter.opts:
+            if option.startswith("-"):
+                assert f"`{option}" in CLI, option
+
+
+def test_every_option_of_the_page_exists() -> None:
+    known = {option for command in cli.commands.values() for parameter in command.params for option in parameter.opts}
+    assert set(re.findall(r"`(--[a-z-]+)", CLI + CONFIGURATION)) <= known
+
+
+def test_a_finding_has_the_fields_of_the_page() -> None:
+    found = re.search(r"```json\n(.*?)```", CLI, re.DOTALL)
+    assert found is not None
+    told = json.loads(found[1])
+    pod = Pod("airflow", "p", "u", "1", 0.0, "Running", Labels("sales"))
+    task = TaskInstance("sales", "r", "extract", -1)
+    made = Shown(pod, "prod", Finding(Reason.ORPHANED, "", task), Reason.ORPHANED.action).to_dict()
+    assert list(told) == list(made)
+    assert list(told["task"]) == list(made["task"])
+
+
+def test_every_way_of_withholding_is_described() -> None:
+    assert all(f"`{why.value}`" in CLI and f"`{why.value}`" in METRICS for why in Withheld)
+
+
+def test_the_metrics_page_is_the_contract() -> None:
+    rows = re.findall(r"^\| `([a-z_]+)` \| ([^|]*)\| (?:gauge|counter|histogram) \|", METRICS, re.MULTILINE)
+    assert {name: set(re.findall(r"`([a-z]+)`", labels)) for name, labels in rows} == CONTRACT
+
+
+def test_every_result_is_described() -> None:
+    assert re.findall(r"^\| `([a-z]+)` \| (?!`)", METRICS.partition("| `result` |")[2], re.MULTILINE)[
+        : len(RESULTS)
+    ] == [*RESULTS]
+
+
+def test_alerts_use_metrics_that_exist() -> None:
+    found = re.search(r"```yaml\n(.*?)```", METRICS, re.DOTALL)
+    assert found is not None
+    for rule in yaml.safe_load(found[1]):
+        (name,) = re.findall(r"kpo_healer_([a-z_]+)", rule["expr"])
+        assert name in CONTRACT
+
+
+def test_a_duration_of_each_kind_is_accepted_as_written() -> None:
+    for text in re.findall(r"`(\d+\w+)`", CONFIGURATION.partition("## Keys")[0]):
+        airflow = AirflowConfig.model_validate({"name": "a", "namespaces": ["a"], "url": "http://h", "token": "t"})
+        assert Config.model_validate({"interval": text, "airflows": [airflow]}).interval > 0
