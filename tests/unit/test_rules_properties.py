@@ -89,8 +89,6 @@ def less_of_an_identity(answer: Known) -> Iterator[tuple[str, Answer]]:
         yield "sibling's creation", replace(answer, siblings=(*rest, replace(sibling, created=None)))
         for what, less in less_of_a_pod(sibling, right_index(answer)):
             yield f"sibling's {what}", replace(answer, siblings=(*rest, less))
-    if answer.task.state in HELD and answer.identity is not None and answer.identity.failed is None:
-        yield "every name", replace(answer, identity=NO_SOURCE)
 
 
 def right_index(answer: Answer) -> str | None:
