@@ -6,7 +6,7 @@ import logging
 import sys
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from healer.config import LogFormat, LogLevel
 
@@ -43,11 +43,18 @@ def set_up(form: LogFormat, level: LogLevel) -> None:
 _drop_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
 
 
+def _lead(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Put first what the eye looks for."""
+    first = ("timestamp", "level", "message", "logger")
+    return {key: event[key] for key in sorted(event, key=lambda key: first.index(key) if key in first else len(first))}
+
+
 def _rendered(form: LogFormat) -> list[Processor]:
     if form is LogFormat.JSON:
         return [
             structlog.processors.dict_tracebacks,
             structlog.processors.EventRenamer("message"),
+            _lead,
             structlog.processors.JSONRenderer(default=str),
         ]
     return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
