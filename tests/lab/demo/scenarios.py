@@ -207,5 +207,6 @@ def take_the_name(stage: Stage, plot: Plot) -> None:
     """Replaces the orphan by a new Pod of the same name, which a running task uses."""
     name = plot.renamed_role.name
     stage.cluster.delete_pod(NAMESPACE, name, grace=0)
-    pod = stage.make(kpo_pod(**plot.running.labels, name=name))
+    # It need not run yet: whoever waits here lets kpo-healer's evidence grow old.
+    pod = stage.cluster.create_pod(kpo_pod(**plot.running.labels, name=name))
     stage.add("a running task's Pod that took its name", pod, Fate.LIVES, "in-use")
