@@ -254,23 +254,27 @@ def grant(verb: str, resource: str, namespace: str) -> str:
 
 def _good(reply: Reply, doing: str, right: tuple[str, str, str]) -> bytes:
     """Return the body of a 2xx answer, else raise what its status means."""
+    if 200 <= reply.status < 300:
+        return reply.body
+    raise _error(reply, doing, right)
+
+
+def _error(reply: Reply, doing: str, right: tuple[str, str, str]) -> ClusterError:
     said = f" ({reply.message})" if reply.message else ""
     where = f" in namespace {right[2]}" if right[2] else ""
     match reply.status:
-        case status if 200 <= status < 300:
-            return reply.body
         case 401:
-            raise Refused(
+            return Refused(
                 f"The API server does not know the healer's credentials (401){said}: renew its token or login."
             )
         case 403:
-            raise Refused(f"The healer may not {doing}{where}{said}: {grant(*right)}.")
+            return Refused(f"The healer may not {doing}{where}{said}: {grant(*right)}.")
         case 410:
-            raise Gone(f"The API server forgot what it was listing{where}{said}: try again.")
+            return Gone(f"The API server forgot what it was listing{where}{said}: try again.")
         case 429 | 500 | 502 | 503 | 504 as status:
-            raise Busy(f"The API server can't {doing}{where} now ({status}){said}.", retry_after=reply.retry_after)
+            return Busy(f"The API server can't {doing}{where} now ({status}){said}.", retry_after=reply.retry_after)
         case status:
-            raise Malformed(f"The API server answered {status} when asked to {doing}{where}{said}: is it one?")
+            return Malformed(f"The API server answered {status} when asked to {doing}{where}{said}: is it one?")
 
 
 def _object(body: bytes) -> Mapping[str, Any]:

@@ -124,10 +124,10 @@ def _request(pod: Pod) -> Request:
 
 
 def _outcome(pod: Pod, reply: Reply) -> Outcome:
+    if 200 <= reply.status < 300:
+        return Outcome(Result.DELETED, f"{pod} is deleted.")
     said = f" ({reply.message})" if reply.message else ""
     match reply.status:
-        case status if 200 <= status < 300:
-            return Outcome(Result.DELETED, f"{pod} is deleted.")
         case 404:
             return Outcome(Result.GONE, f"{pod} is gone already.")
         case 409:
