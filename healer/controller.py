@@ -62,6 +62,28 @@ class Pulse:
         return age <= self._patience, f"the last step ended {age:.0f} s ago (allowed: {self._patience:.0f} s)"
 
 
+class Schedule:
+    """When which pass is made. Times are monotonic seconds."""
+
+    def __init__(self, config: Config, now: float) -> None:
+        """Begin with an audit at once."""
+        self._interval, self._audit_interval = config.interval, config.audit_interval
+        self._next_pass = self._next_audit = now
+
+    def next(self, now: float) -> Depth:
+        """Return the pass to make now."""
+        depth = Depth.AUDIT if now >= self._next_audit else Depth.FULL if now >= self._next_pass else Depth.DUE
+        if depth is Depth.AUDIT:
+            self._next_audit = now + self._audit_interval
+        if depth is not Depth.DUE:
+            self._next_pass = now + self._interval
+        return depth
+
+    def pause(self, now: float, event: float) -> float:
+        """Return the seconds until the next pass; `event` is when a reconciler wants one."""
+        return max(BETWEEN_PASSES, min(self._next_pass, self._next_audit, event) - now)
+
+
 def run(config: Config, connection: Connection) -> int:
     """Run until SIGTERM or SIGINT. Return the exit code.
 
@@ -152,17 +174,10 @@ class Controller:
     # --- the deciding thread ------------------------------------------------------------------------------------------
 
     def _decide(self) -> None:
-        next_pass = next_audit = time.monotonic()
+        schedule = Schedule(self._config, time.monotonic())
         while not self._stopping.is_set():
-            now = time.monotonic()
-            depth = Depth.AUDIT if now >= next_audit else Depth.FULL if now >= next_pass else Depth.DUE
-            if depth is Depth.AUDIT:
-                next_audit = now + self._config.audit_interval
-            if depth is not Depth.DUE:
-                next_pass = now + self._config.interval
-            self._pass(depth)
-            wake = min(next_pass, next_audit, self._next_event())
-            self._stopping.wait(max(BETWEEN_PASSES, wake - time.monotonic()))
+            self._pass(schedule.next(time.monotonic()))
+            self._stopping.wait(schedule.pause(time.monotonic(), self._next_event()))
 
     def _next_event(self) -> float:
         """When a reconciler wants a pass; one whose pass failed has to wait for the regular one."""

@@ -12,7 +12,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from healer.cluster import ClusterError, Gone, Listing, Outcome, Proof, Result, Right
-from healer.config import AirflowConfig
+from healer.config import AirflowConfig, Config
+from healer.controller import Schedule
 from healer.metrics import Metrics
 from healer.model import Absent, Answer, Finding, Known, Pod, Unknown, Withheld
 from healer.reconcile import Depth, Reconciler, Tools
@@ -222,7 +223,7 @@ class World:
         self.cluster = FakeCluster(self.clock)
         self.journal = self.cluster.journal = self.airflow.journal
         self.herald = FakeHerald()
-        self.metrics = Metrics(_config_of(self.config))
+        self.metrics = Metrics(Config(airflows=(self.config,)))
         self.right = True
         self.unreadable: dict[str, str] = {}
         tools = Tools(
@@ -256,19 +257,15 @@ class World:
     def wait(self, seconds: float) -> None:
         self.clock.forward(seconds)
 
-    def live(self, seconds: float, *, interval: float = 60.0, audit: float = 600.0, rest: float = 0.5) -> int:
+    def live(self, seconds: float, *, interval: float = 60.0, audit: float = 600.0) -> int:
         """Let the controller's clockwork run for a while. Return how many passes it made."""
+        times = {"interval": f"{interval}s", "auditInterval": f"{audit}s"}
+        schedule = Schedule(Config.model_validate({"airflows": [self.config], **times}), self.clock())
         end, passes = self.clock() + seconds, 0
-        next_pass = next_audit = self.clock()
         while self.clock() < end:
-            now = self.clock()
-            depth = Depth.AUDIT if now >= next_audit else Depth.FULL if now >= next_pass else Depth.DUE
-            next_audit = now + audit if depth is Depth.AUDIT else next_audit
-            next_pass = now + interval if depth is not Depth.DUE else next_pass
-            self.run(depth)
+            self.run(schedule.next(self.clock()))
             passes += 1
-            wake = min(next_pass, next_audit, self.reconciler.next_event())
-            self.clock.time = max(self.clock() + rest, wake)
+            self.clock.forward(schedule.pause(self.clock(), self.reconciler.next_event()))
         return passes
 
     @property
@@ -288,9 +285,3 @@ class World:
         value = self.metrics.registry.get_sample_value(f"kpo_healer_{name}", {"airflow": "default", **labels})
         assert value is not None, f"{name} has no series {labels}"
         return value
-
-
-def _config_of(airflow: AirflowConfig) -> Any:
-    from healer.config import Config
-
-    return Config(airflows=(airflow,))
