@@ -6,10 +6,12 @@ What asks and prints is imported when it is needed: Airflow's client alone takes
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from healer import __version__
 from healer.cli.options import Session, configured, output
@@ -20,6 +22,10 @@ GOOD = 0
 FOUND = 1
 NOT_GOOD = 1
 INCOMPLETE = 3
+
+
+_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
+"""What Kubernetes allows as a Pod's name; whatever else is asked for can't exist."""
 
 
 class _Group(click.Group):
@@ -53,6 +59,8 @@ def run(session: Session, once: bool, form: str) -> int:
     Exit status: 0 after a clean stop; with --once 0 when done, 3 when incomplete.
     """
     if not once:
+        if click.get_current_context().get_parameter_source("form") is not ParameterSource.DEFAULT:
+            raise click.UsageError("run prints no answer: give --output with --once only")
         from healer import controller
 
         return controller.run(session.config, session.connection)
@@ -95,8 +103,8 @@ def explain(session: Session, pod: str, form: str) -> int:
     from healer.cli import explaining
     from healer.reconcile import explain as look
 
-    namespace, slash, name = pod.partition("/")
-    if not (namespace and slash and name) or "/" in name:
+    namespace, _, name = pod.partition("/")
+    if not (_NAME.fullmatch(namespace) and _NAME.fullmatch(name)):
         raise click.UsageError(f"{pod!r} is no Pod's name: write NAMESPACE/POD, as airflow/my-task-abc123")
     cluster = _cluster(session)
     explanation = look(session.config, cluster, namespace, name)

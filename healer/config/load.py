@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +45,7 @@ def load(path: str | Path | None, flags: Mapping[str, Any], env: Mapping[str, st
         _overlay(raw, given.twin.place, given.value)
     if "airflows" not in raw:
         names |= _names_of(one)
-        raw["airflows"] = [_described(one)]
+        raw["airflows"] = [_described(one, path)]
     elif one:
         sources = ", ".join(given.source for given in one)
         raise ConfigError(f"{sources}: {path} describes the Airflows: set it there, or remove airflows from that file")
@@ -83,11 +85,12 @@ def _overlay(raw: dict[str, Any], place: tuple[str, ...], value: object) -> None
     raw[last] = value
 
 
-def _described(given: Sequence[_Given]) -> dict[str, Any]:
+def _described(given: Sequence[_Given], path: str | Path | None) -> dict[str, Any]:
     """The entry `default` that flags and environment make."""
     if not given:
+        file = "give a file with --config" if path is None else f"add airflows to {path}"
         raise ConfigError(
-            "no Airflow is described: give a file with --config, or --namespace, --airflow-url, --ownership and a "
+            f"no Airflow is described: {file}, or --namespace, --airflow-url, --ownership and a "
             "login (--airflow-username with --airflow-password-file or KPO_HEALER_AIRFLOW_PASSWORD, or "
             "--airflow-token-file)"
         )
@@ -130,6 +133,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"the configuration {path} is not text in UTF-8: write it anew") from None
+    except RecursionError:
+        raise ConfigError(f"the configuration {path} is nested too deeply: is it one?") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"the configuration {path} is not YAML: {_yaml_problem(error)}") from None
     if not isinstance(raw, dict | None):
@@ -191,7 +196,7 @@ def _sentence(detail: ErrorDetails) -> str:
     if kind in _SENTENCES:
         return _SENTENCES[kind]
     text = detail["msg"].removeprefix("Input ")
-    return text if loc[-1] in ("password", "token") else f"{text}, not {detail['input']!r}"
+    return text if loc[-1] in ("password", "token") else f"{text}, not {reprlib.repr(detail['input'])}"
 
 
 def _unknown_key(loc: Place) -> str:
@@ -205,7 +210,7 @@ def _unreadable(config: Config, names: Mapping[Place, str]) -> Iterator[str]:
     for index, airflow in enumerate(config.airflows):
         for key in ("password_file", "token_file", "ca_file"):
             path: Path | None = getattr(airflow, key)
-            problem = path and _file_problem(path)
+            problem = path and (_file_problem(path) or (key == "ca_file" and _certificate_problem(path)))
             if problem:
                 yield f"{_place(('airflows', index, to_camel(key)), names)}: {problem}"
 
@@ -217,6 +222,14 @@ def _file_problem(path: Path) -> str | None:
         return f"can't read {path}: {error.strerror}"
     except ValueError:
         return f"{path} is not text in UTF-8"
+
+
+def _certificate_problem(path: Path) -> str | None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        return f"{path} holds no certificate in PEM"
+    return None
 
 
 def _raise_all(problems: Iterator[str]) -> None:

@@ -319,6 +319,23 @@ class TestRefused:
     def test_no_usable_airflow(self, text: str, write: Write) -> None:
         assert "airflows" in refusal(write(text)) or "must hold keys and values" in refusal(write(text))
 
+    def test_a_file_without_airflows(self, write: Write) -> None:
+        assert "no Airflow is described: add airflows to " in refusal(write("mode: report"))
+
+    @pytest.mark.parametrize(
+        "text", ["[" * 5000, "airflows: &a [*a]", "mode: &a {x: *a}", "1: 2", "true: {}", "? [a]\n: b"]
+    )
+    def test_odd_yaml(self, text: str, write: Write) -> None:
+        assert refusal(write(text))
+
+    def test_does_not_repeat_a_long_value(self, write: Write) -> None:
+        assert len(refusal(write("mode: " + "x" * 5000 + MINIMAL))) < 300
+
+    def test_a_ca_file_without_a_certificate(self, write: Write, tmp_path: Path) -> None:
+        (tmp_path / "ca.pem").write_text("not a certificate")
+        text = refusal(write(MINIMAL + f"    caFile: {tmp_path}/ca.pem\n"))
+        assert text == f"airflows[0].caFile: {tmp_path}/ca.pem holds no certificate in PEM"
+
     def test_unreadable_files(self, tmp_path: Path) -> None:
         assert "can't read the configuration" in refusal(tmp_path / "missing.yaml")
         assert "can't read the configuration" in refusal(tmp_path)
