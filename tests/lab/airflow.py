@@ -41,6 +41,9 @@ JOBS: Final = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-pr
 
 INSIDE: Final = Path(__file__).with_name("inside")
 
+_ADOPTED: Final = "Reusing existing pod"
+"""What KubernetesPodOperator logs when it takes over a Pod."""
+
 Json = Any
 """A decoded JSON document."""
 
@@ -343,6 +346,20 @@ class Airflow:
         path = f"{_run(dag, run)}/taskInstances/{_q(task)}/xcomEntries/{_q(key)}"
         answer = self.request("GET", path, query={"map_index": map_index}, expect=(200, 404))
         return answer.get("value")
+
+    def log(self, dag: str, run: str, task: str, try_number: int = 1, map_index: int = -1) -> str:
+        """What a try of a task has logged so far; empty before it began."""
+        folder = self.root / "logs" / f"dag_id={dag}" / f"run_id={run}" / f"task_id={task}"
+        file = folder / (f"map_index={map_index}" if map_index >= 0 else "") / f"attempt={try_number}.log"
+        return file.read_text() if file.exists() else ""
+
+    def wait_adopted(self, dag: str, run: str, task: str, try_number: int, map_index: int = -1) -> None:
+        """Waits until this try has taken over the Pod of an earlier one.
+
+        A task is `running` some time before that. A Pod that ends in between is replaced instead of adopted.
+        """
+        what = f"{dag} {run} {task}: try {try_number} to adopt a Pod"
+        wait_for(lambda: _ADOPTED in self.log(dag, run, task, try_number, map_index), timeout=90, what=what)
 
     # Processes of tasks
 
