@@ -175,9 +175,13 @@ class Controller:
 
     def _decide(self) -> None:
         schedule = Schedule(self._config, time.monotonic())
-        while not self._stopping.is_set():
-            self._pass(schedule.next(time.monotonic()))
-            self._stopping.wait(schedule.pause(time.monotonic(), self._next_event()))
+        try:
+            while not self._stopping.is_set():
+                self._pass(schedule.next(time.monotonic()))
+                self._stopping.wait(schedule.pause(time.monotonic(), self._next_event()))
+        except Exception:
+            # The rim of this thread: whoever finds it dead ends the process, and the log must say why.
+            log.exception("the deciding thread fails")
 
     def _next_event(self) -> float:
         """When a reconciler wants a pass; one whose pass failed has to wait for the regular one."""
