@@ -195,20 +195,28 @@ def _runs(round_: Round, dag: str, labels: frozenset[str]) -> list[str]:
     hours = {match[0] for label in labels if (match := _ISO_HOUR.match(label))} if round_.version.prefixes else set()
     for hour in sorted(hours):
         found += _listed_runs(round_, dag, (("run_id_prefix_pattern", hour),), labels)
-    if labels - _by_label(found).keys():
+    if _missing(labels, found):
         found += _listed_runs(round_, dag, (), labels)
     return found
 
 
+def _missing(labels: frozenset[str], found: Iterable[str]) -> set[str]:
+    """Return the labels that were not found for an id of another text.
+
+    A run whose id is the label itself must not end the search: the Pod may as well belong to the run behind the label.
+    """
+    return set(labels) - {safe_label(run) for run in found if run not in labels}
+
+
 def _listed_runs(round_: Round, dag: str, query: Query, labels: frozenset[str]) -> list[str]:
-    """Return a DAG's runs, newest first, until all labels are found; none if there is no such DAG."""
+    """Return a DAG's runs, newest first, until all labels are found (see `_missing`); none if there is no such DAG."""
     request = Request("runs", "/api/v2/dags/{dag_id}/dagRuns", {"dag_id": dag}, (*query, ("order_by", "-id")))
     found: list[str] = []
     missing = set(labels)
     try:
         for run in _paged(round_, request, rows.run_ids, RUN_PAGES):
             found.append(run)
-            missing.discard(safe_label(run))
+            missing -= {safe_label(run)} - {run}
             if not missing:
                 break
     except NoDagError:
