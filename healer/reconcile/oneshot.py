@@ -181,7 +181,7 @@ class _House:
         """Return what is left, what was deleted, and what could not be done."""
         findings = [shown for r in self.reconcilers for shown in r.shown()]
         failures = [why for r in self.reconcilers for why in r.failures().values()]
-        failed = (f"{len(failures)} Pods are due and were not deleted: {failures[0]}",) if failures else ()
+        failed = (f"{len(failures)} Pods: due and not deleted: {failures[0]}",) if failures else ()
         return Scan(tuple(findings), (*self._incomplete(picture, findings), *failed), tuple(deleted))
 
     def _incomplete(self, picture: Picture, findings: Sequence[Shown]) -> tuple[str, ...]:
