@@ -17,7 +17,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +30,15 @@ from tests.lab.airflow_env import FULL, Environment
 from tests.lab.airflow_seed import Backdoor, Dag, Event, as_rows
 from tests.lab.airflow_settings import USERS, variables
 from tests.lab.airflow_template import database
-from tests.lab.processes import LabError, Process, free_ports, session_members, wait_for
+from tests.lab.processes import (
+    LabError,
+    Process,
+    free_ports,
+    new_folder,
+    remove_folder,
+    session_members,
+    wait_for,
+)
 
 __all__ = ["COMPONENTS", "Airflow", "AirflowError", "prepare"]
 
@@ -128,17 +135,34 @@ class Airflow:
         `{"AIRFLOW__API__MAXIMUM_PAGE_LIMIT": "10"}`. Raises LabError with a log's tail when a part does not come up.
         """
         environment = prepare(version)
-        folder = Path(tempfile.mkdtemp(prefix="kpo-healer-airflow-")) if root is None else root.absolute()
+        for attempt in (1, 2, 3):
+            airflow = cls._make(environment, root, namespace, cluster, env or {})
+            try:
+                airflow._bring_up(components)
+            except BaseException as error:  # Ctrl-C included: the caller has no handle to stop it with
+                airflow.stop()
+                # Between the choice of a port and its use another process may take it.
+                if attempt < 3 and isinstance(error, LabError) and "address already in use" in str(error):
+                    continue
+                raise
+            return airflow
+        raise AssertionError("unreachable")
+
+    @classmethod
+    def _make(
+        cls,
+        environment: Environment,
+        root: Path | None,
+        namespace: str,
+        cluster: HasKubeconfig | None,
+        env: Mapping[str, str],
+    ) -> Airflow:
+        folder = new_folder("kpo-healer-airflow-") if root is None else root.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         kubeconfig = cluster.kubeconfig if cluster is not None else None
         airflow = cls(environment, folder, namespace=namespace, kubeconfig=kubeconfig)
         airflow._own_root = root is None
-        airflow.environ |= env or {}
-        try:
-            airflow._bring_up(components)
-        except BaseException:  # Ctrl-C included: the caller has no handle to stop it with
-            airflow.stop()
-            raise
+        airflow.environ |= env
         return airflow
 
     def _bring_up(self, names: Collection[str]) -> None:
@@ -195,7 +219,7 @@ class Airflow:
             self._backdoor.stop()
         self._client.close()
         if self._own_root:
-            shutil.rmtree(self.root, ignore_errors=True)
+            remove_folder(self.root)
 
     def __enter__(self) -> Airflow:
         return self

@@ -64,8 +64,8 @@ def prepare(version: str = FULL) -> Environment:
 
 
 def _digest(requirements: Path) -> str:
-    """Names what the environment is made of: the pins and the Python that runs them."""
-    python = f"{sys.executable} {sys.version}"
+    """Names what the environment is made of: the pins and the Python below ours, which every clone shares."""
+    python = f"{sys.base_prefix} {sys.version}"
     return hashlib.sha256(requirements.read_bytes() + python.encode()).hexdigest()[:12]
 
 
