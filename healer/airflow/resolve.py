@@ -178,7 +178,8 @@ def _by_label(ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
 def _dags(round_: Round) -> list[str]:
     """Return the ids of all DAGs that we may read, those whose file is gone included."""
     query = (("exclude_stale", "false"), ("order_by", "dag_id"))
-    return list(_paged(round_, Request("dags", "/api/v2/dags", query=query), rows.dag_ids, DAG_PAGES))
+    found = _paged(round_, Request("dags", "/api/v2/dags", query=query), rows.dag_ids, DAG_PAGES)
+    return [dag for dag in found if dag is not None]
 
 
 def _tasks(round_: Round, dag: str) -> tuple[str, ...]:
@@ -194,10 +195,13 @@ def _runs(round_: Round, dag: str, labels: frozenset[str]) -> list[str]:
     found: list[str] = []
     hours = {match[0] for label in labels if (match := _ISO_HOUR.match(label))} if round_.version.prefixes else set()
     for hour in sorted(hours):
-        found += _listed_runs(round_, dag, (("run_id_prefix_pattern", hour),), labels)
-    if _missing(labels, found):
-        found += _listed_runs(round_, dag, (), labels)
-    return found
+        found += _listed_runs(round_, dag, (("run_id_prefix_pattern", hour),), labels)[0]
+    if not _missing(labels, found):
+        return found
+    newest, whole = _listed_runs(round_, dag, (), labels)
+    found += newest
+    # Behind the last page there may be a run that a label hides: one called like the label is then not proven alone.
+    return found if whole else [run for run in found if run not in _missing(labels, found)]
 
 
 def _missing(labels: frozenset[str], found: Iterable[str]) -> set[str]:
@@ -208,28 +212,36 @@ def _missing(labels: frozenset[str], found: Iterable[str]) -> set[str]:
     return set(labels) - {safe_label(run) for run in found if run not in labels}
 
 
-def _listed_runs(round_: Round, dag: str, query: Query, labels: frozenset[str]) -> list[str]:
-    """Return a DAG's runs, newest first, until all labels are found (see `_missing`); none if there is no such DAG."""
+def _listed_runs(round_: Round, dag: str, query: Query, labels: frozenset[str]) -> tuple[list[str], bool]:
+    """Return a DAG's runs, newest first, until all labels are found (see `_missing`), and whether there are no more.
+
+    None if there is no such DAG.
+    """
     request = Request("runs", "/api/v2/dags/{dag_id}/dagRuns", {"dag_id": dag}, (*query, ("order_by", "-id")))
     found: list[str] = []
     missing = set(labels)
     try:
         for run in _paged(round_, request, rows.run_ids, RUN_PAGES):
+            if run is None:
+                return found, False
             found.append(run)
             missing -= {safe_label(run)} - {run}
             if not missing:
                 break
     except NoDagError:
-        return []
-    return found
+        pass
+    return found, True
 
 
 class NoDagError(NoAnswerError):
     """A list within a DAG that Airflow does not have."""
 
 
-def _paged(round_: Round, request: Request, decode: Callable[[bytes], rows.Ids], pages: int) -> Iterator[str]:
-    """Yield the ids of a list, page by page. The server may give less at a time than it was asked for."""
+def _paged(round_: Round, request: Request, decode: Callable[[bytes], rows.Ids], pages: int) -> Iterator[str | None]:
+    """Yield the ids of a list, page by page, and a None if there are more than came in so many pages.
+
+    The server may give less at a time than it was asked for.
+    """
     offset = 0
     for _ in range(pages):
         query = (*request.query, ("limit", PAGE), ("offset", offset))
@@ -239,5 +251,8 @@ def _paged(round_: Round, request: Request, decode: Callable[[bytes], rows.Ids],
         page = round_.positive(reply).known
         yield from page.ids
         offset += len(page)
-        if not page.ids or offset >= page.total:
+        if offset >= page.total:
             return
+        if not page.ids:
+            break
+    yield None

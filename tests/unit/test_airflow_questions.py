@@ -234,6 +234,17 @@ def test_runs_are_looked_for_among_the_newest_500(fake: FakeAirflow) -> None:
     assert {dict(asked.query)["order_by"] for asked in pages} == {"-id"}
 
 
+@pytest.mark.parametrize(("others", "kind"), [(50, "Known"), (600, "Ambiguous")])
+def test_an_id_that_looks_hashed_is_believed_only_if_all_runs_were_seen(
+    fake: FakeAirflow, others: int, kind: str
+) -> None:
+    """Else the run that the label hides may be an older one, and still in use."""
+    fake.rows = [row(run="deploy-0123456ab")]
+    fake.runs = {("d", f"run {i:04}") for i in range(others)}
+    one = pod(run="deploy-0123456ab")
+    assert kinds(healer(fake).look([one]), [one]) == [kind]
+
+
 @pytest.mark.parametrize(("version", "sent"), [("3.0.6", False), ("3.1.8", False), ("3.2.2", True), ("3.3.2", True)])
 def test_a_prefix_is_sent_only_to_servers_that_heed_it(fake: FakeAirflow, version: str, sent: bool) -> None:
     fake.version = version
