@@ -131,6 +131,9 @@ class Client:
             return Reply(raw.status, raw.sent, detail=rows.detail(raw.body))
         if 300 <= raw.status < 400:
             raise self._redirected(raw)
+        if raw.status == 405:
+            # What Airflow's web page answers below any path it does not know.
+            raise self._not_there("", "405")
         # A validation error repeats the question, and with it the password.
         said = "" if secret else rows.detail(raw.body)
         reach = {429: Reach.SERVER, 504: Reach.SLOW}.get(raw.status, Reach.CALL)
@@ -157,11 +160,11 @@ class Client:
             str(raw.status),
         )
 
-    def _not_there(self, detail: str) -> NoAnswerError:
+    def _not_there(self, detail: str, code: str = "404") -> NoAnswerError:
         if detail and detail != "Not Found":
             return NoAnswerError(f"{self.url} answered 404: {detail}", Reach.CALL, "404")
         return NoAnswerError(
             f"{self.url} has no Airflow 3 API: give the address of the API server, as in a browser but without /api/v2",
             Reach.SERVER,
-            "404",
+            code,
         )
