@@ -24,6 +24,10 @@ REQUIREMENTS: Final = {
     FULL: Path(__file__).with_name("airflow-requirements.txt"),
     **{v: Path(__file__).with_name(f"airflow-requirements-{v}.txt") for v in ("3.2.2", "3.1.8", "3.0.6")},
 }
+"""Resolved with `uv pip compile --universal --python-version 3.11`: the full one from apache-airflow and the provider,
+the others from apache-airflow-core with `--exclude-newer` some weeks after their release, for they break with newer
+libraries.
+"""
 
 
 @dataclass(frozen=True)
