@@ -45,6 +45,7 @@ RIGHTS: Final[Sequence[Json]] = (
 QUICK: Final[Json] = {
     "interval": "1s",
     "auditInterval": "4s",
+    "freshness": "60s",  # an Airflow with a dozen tasks on two cores may take long to answer
     "log": {"format": "json", "level": "info"},
 }
 

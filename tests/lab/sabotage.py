@@ -53,6 +53,8 @@ def hash_ignored() -> None:
         _patch(module, "parse", loose_parse)
     for module in (rules, harvest, resolve):
         _patch(module, "safe_label", loose_label)
+    by_label = resolve._by_label
+    _patch(resolve, "_by_label", lambda ids: {label: found[:1] for label, found in by_label(ids).items()})
     _patch(resolve, "may_be_hashed", lambda _: True)
 
 
