@@ -241,6 +241,8 @@ class Healing:
         uid = suspect.pod.uid
         if uid not in self._unsure:
             return suspect.pod
+        if round_.stopped:
+            return None
         try:
             pod = self._reread(suspect)
         except ClusterError as error:
@@ -351,7 +353,7 @@ class Healing:
         if retry_after is not None:
             pause = min(max(retry_after, SHORTEST_PAUSE), LONGEST_PAUSE)
             self._paused_until = self._clock() + pause
-        round_.stopped = retry_after is not None or round_.errors >= ERRORS
+        round_.stopped = round_.stopped or retry_after is not None or round_.errors >= ERRORS
 
     def _once_more(self, suspect: Suspect, round_: _Round) -> None:
         """Put a candidate whose Pod changed, or whose evidence grew old, back into the queue, once per pass."""

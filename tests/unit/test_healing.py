@@ -378,6 +378,22 @@ def test_pods_that_can_not_be_read_again_do_not_starve_the_others() -> None:
     assert set(world.deleted) == {f"p{number:03}" for number in range(30)}
 
 
+def test_a_server_in_trouble_is_not_asked_for_one_pod_after_the_other() -> None:
+    world = many(20)
+    for uid in world.cluster.pods:
+        world.cluster.results[uid] = [Outcome(Result.CONFLICT, "409")]
+    reads = world.cluster.reads
+
+    def fail(pod: Any) -> None:
+        world.cluster.unreadable["airflow"] = Busy("503", retry_after=30.0)
+
+    world.cluster.at_delete = fail
+    world.audit()
+    assert reads == ["airflow/pod-p000"]
+    assert len(world.deleted) == 20
+    assert world.reconciler.next_event() == world.clock() + 30
+
+
 def test_each_delete_has_a_confirmation_of_its_own() -> None:
     world = many(60, limits=limits(30))
     script = [ERROR, DENIED, Outcome(Result.CONFLICT, "409"), Outcome(Result.ERROR, "429", retry_after=2.0)]
