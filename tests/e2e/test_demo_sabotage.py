@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.lab.demo import verdict
 from tests.lab.demo.cast import Fate, Json, Role
 from tests.lab.demo.verdict import Evidence, Row
 from tests.lab.door import Door
-from tests.lab.kube import Cluster
+from tests.lab.kube import ANNOTATION, Cluster
 from tests.lab.pods import kpo_pod
 
 POLICY = {
@@ -60,9 +61,9 @@ class Scene:
         self._add("ahead", "plain", "dead", Fate.LIVES, "try-ahead", try_number=2)
         self._add("spaced", "nightly load", "work", Fate.LIVES, "in-use")
         self._add("colon", "nightly:load", "work", Fate.HEALED, "orphaned")
-        self._add("renamed", "plain", "renamed", Fate.GOES, "orphaned")
         for name in self.cast:
             self.cluster.wait_pod(self.namespace, name, timeout=240)  # a Pod that changes later is a conflict
+        self._add("renamed", "plain", "renamed", Fate.GOES, "orphaned", annotations=_UNSCHEDULED)
 
     def take_the_name(self) -> None:
         """A running task's new Pod gets the name of the Pod that is just being judged."""
@@ -75,16 +76,17 @@ class Scene:
         place = {"pod": pod, "pod_namespace": self.namespace}
         return Task(name, state, try_number=try_number, max_tries=try_number, rendered=rendered, **place)  # type: ignore[arg-type]
 
-    def _add(
-        self, key: str, run: str, task: str, should: Fate, reason: str, *, try_number: int = 1, name: str | None = None
-    ) -> None:
-        labels: Json = {"dag_id": self.dag, "run_id": run, "task_id": task, "try_number": try_number}
-        made = self.cluster.create_pod(kpo_pod(**labels, namespace=self.namespace, name=name or key))
+    def _add(self, key: str, run: str, task: str, should: Fate, reason: str, **more: Any) -> None:
+        about: Json = {"dag_id": self.dag, "run_id": run, "task_id": task, "namespace": self.namespace, "name": key}
+        made = self.cluster.create_pod(kpo_pod(**about | more))
         self.cast[key] = Role(key, made["metadata"]["name"], made["metadata"]["uid"], should, reason)
 
     def uids(self) -> set[str]:
         return {pod["metadata"]["uid"] for pod in self.cluster.pods(self.namespace)}
 
+
+_UNSCHEDULED = {f"{ANNOTATION}stay-pending": "true"}
+"""kwok deletes by name alone what was on its node: it would take a new Pod of that name too."""
 
 _STATES: Mapping[str, str] = {"alive": "running", "dead": "failed", "renamed": "failed"}
 

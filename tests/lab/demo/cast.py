@@ -82,19 +82,19 @@ class Stage:
         dag, run, name, index = task.ids
         return self.airflow.named_pod(*task.ids) or self.airflow.xcom(dag, run, name, "pod_name", index)
 
-    def pod(self, task: Task, *, other_than: str | None = None) -> Json:
-        """The Pod that Airflow itself names for the task instance, as soon as it runs."""
+    def pod(self, task: Task, *, other_than: str | None = None, phase: str = "Running") -> Json:
+        """The Pod that Airflow itself names for the task instance, as soon as it has the phase."""
 
         def named() -> str | None:
             name = self.pod_name(task)
             return name if name != other_than else None
 
         name = wait_for(named, timeout=PATIENCE, what=f"{task.dag} {task.run}: a Pod", interval=0.2)
-        return self.cluster.wait_pod(NAMESPACE, str(name), timeout=PATIENCE)
+        return self.cluster.wait_pod(NAMESPACE, str(name), phase, timeout=PATIENCE)
 
-    def kill(self, task: Task) -> Json:
-        """SIGKILL for the task's own process, once its Pod runs; the Pod."""
-        pod = self.pod(task)
+    def kill(self, task: Task, *, phase: str = "Running") -> Json:
+        """SIGKILL for the task's own process, once its Pod has the phase; the Pod."""
+        pod = self.pod(task, phase=phase)
         self.airflow.kill_task(*task.ids, timeout=PATIENCE)
         return pod
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.lab.demo.cast import NAMESPACE, Fate, Json, Role, Stage, Task, moment
+from tests.lab.kube import ANNOTATION
 from tests.lab.pods import executor_pod, job_pod, kpo_pod
 from tests.lab.processes import wait_for
 
@@ -60,7 +61,7 @@ def set_up(stage: Stage, tell: Tell) -> Plot:
     stage.add("a task that runs", running, Fate.LIVES, "in-use")
     dead = _killed(stage, runs, tell)
     adopted = _between_tries(stage, runs, tell)
-    renamed = _killed_for(stage, runs.renamed, "an orphan that a human deletes meanwhile", Fate.GOES)
+    renamed = _unscheduled(stage, runs)
     _mapped(stage, runs, tell)
     _look_alike_runs(stage, runs, tell)
     _dead_triggerer(stage, runs, tell)
@@ -78,7 +79,7 @@ def _trigger(stage: Stage) -> Runs:
         killed=stage.trigger("kpo_sync"),
         protected=stage.trigger("kpo_sync", annotations=protect),
         forgotten=stage.trigger("kpo_sync"),
-        renamed=stage.trigger("kpo_sync"),
+        renamed=stage.trigger("kpo_sync", annotations={f"{ANNOTATION}stay-pending": "true"}),
         sidecar=stage.trigger("kpo_xcom"),
         adopted=stage.trigger("kpo_retries_late"),
         spaced=stage.trigger("kpo_retries_late", "nightly load"),
@@ -101,6 +102,13 @@ def _killed(stage: Stage, runs: Runs, tell: Tell) -> Role:
     story = "an orphan, protected by annotation"
     _killed_for(stage, runs.protected, story, Fate.LIVES, "protected")
     return _killed_for(stage, runs.killed, "its task was killed, no retries", Fate.HEALED)
+
+
+def _unscheduled(stage: Stage, runs: Runs) -> Role:
+    """Pending for ever. (kwok deletes by name alone what was on its node: it would take a new Pod of that name too.)"""
+    pod = stage.kill(runs.renamed, phase="Pending")
+    story = "a Pending orphan that a human deletes"
+    return stage.add(story, pod, Fate.GOES, "orphaned", stage.ended(runs.renamed))
 
 
 def _between_tries(stage: Stage, runs: Runs, tell: Tell) -> Role:
