@@ -6,7 +6,7 @@ the wire is replaced. Then the same questions are asked with something taken out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -166,12 +166,13 @@ def worlds(draw: st.DrawFn) -> World:
     for ids in draw(st.lists(places, min_size=1, max_size=5, unique=True)):
         state, at_try = draw(st.sampled_from(STATES)), draw(st.sampled_from((2, 2, 1, 3)))
         rows.append(a_row(ids, state, at_try))
-        own = [_pod(draw, ids, len(pods) + n, try_) for n, try_ in enumerate(draw(st.sampled_from(TRIES)))]
+        own = [_drawn(draw, ids, len(pods) + n, try_) for n, try_ in enumerate(draw(st.sampled_from(TRIES)))]
         pods += own
         named = draw(st.sampled_from((*(pod.name for pod in own[::-1]), None, "gone")))
         if named is not None:
             names[ids] = named
-    pods.append(_pod(draw, ("etl", draw(st.sampled_from(("manual-2", "manual-3"))), "load", -1), len(pods), 1))
+    elsewhere = draw(st.sampled_from(("manual-2", "manual-3")))  # one exists without task instances, one does not
+    pods.append(_drawn(draw, ("etl", elsewhere, "load", -1), len(pods), 1))
     return World(tuple(rows), tuple(pods), names)
 
 
@@ -193,19 +194,18 @@ def a_row(ids: Ids, state: str | None, try_number: int) -> Row:
     }
 
 
-def _pod(draw: st.DrawFn, ids: Ids, number: int, label_try: int) -> Pod:
+def made(ids: Ids, number: int, label_try: int, **changes: Any) -> Pod:
+    """Return a running Pod as KPO makes it for a try of the task instance."""
     dag, run, task, index = ids
     map_index = None if index < 0 else str(index)
-    return Pod(
-        namespace="airflow",
-        name=f"pod-{number}",
-        uid=f"uid-{number}",
-        resource_version="1",
-        created=CREATED + 200.0 * label_try,
-        phase=draw(st.sampled_from(("Running", "Running", "Succeeded"))),
-        labels=Labels(LABELS.get(dag, dag), LABELS.get(task, task), LABELS.get(run, run), map_index, str(label_try)),
-        checked=draw(st.integers(0, 3)) == 0,
-    )
+    labels = Labels(LABELS.get(dag, dag), LABELS.get(task, task), LABELS.get(run, run), map_index, str(label_try))
+    created = CREATED + 200.0 * label_try
+    return replace(Pod("airflow", f"pod-{number}", f"uid-{number}", "1", created, "Running", labels), **changes)
+
+
+def _drawn(draw: st.DrawFn, ids: Ids, number: int, label_try: int) -> Pod:
+    phase = draw(st.sampled_from(("Running", "Running", "Succeeded")))
+    return made(ids, number, label_try, phase=phase, checked=draw(st.integers(0, 3)) == 0)
 
 
 # --- what can be missing ----------------------------------------------------------------------------------------------
@@ -272,6 +272,18 @@ def without(ids: Ids, change: Callable[[Row], Row | None]) -> Fault:
     return fault
 
 
+def breaking(ids: Ids) -> Fault:
+    """One row makes every answer that holds it a failure, as a state that Airflow itself can't read does."""
+
+    def fault(request: Request, reply: Reply) -> Reply:
+        if reply.status != 200 or request.call not in {"list", "list-get", "task-instance"}:
+            return reply
+        rows = [reply.body] if request.call == "task-instance" else reply.body["task_instances"]
+        return error(500, "Internal Server Error") if ids in map(ids_of, rows) else reply
+
+    return fault
+
+
 def unlisted(ids: Ids) -> Fault:
     """One row is silently left out of all lists, uncounted; asked for by itself it is there."""
 
@@ -295,6 +307,8 @@ def faults(draw: st.DrawFn, world: World) -> tuple[str, Fault]:
     row = draw(st.sampled_from(world.rows))
     if draw(st.integers(0, 5)) == 0 and not has_twin(world, row):
         return f"{ids_of(row)} unlisted", unlisted(ids_of(row))
+    if draw(st.integers(0, 5)) == 0:
+        return f"{ids_of(row)} breaks every answer", breaking(ids_of(row))
     change = draw(st.sampled_from(sorted(ROW_CHANGES)))
     return f"{ids_of(row)} {change}", without(ids_of(row), ROW_CHANGES[change])
 
@@ -335,6 +349,65 @@ def test_what_is_missing_from_the_answers_never_turns_a_keep_into_a_deletion(
         for _ in range(3):
             told, fault = data.draw(faults(world))
             assert_nothing_new_is_acted_on(before, asking.findings(how, fault), f"{how}, {told}")
+
+
+def a_rich_world() -> World:
+    """Every kind of keep, side by side with the orphans that they resemble."""
+    rows, pods, names = [], [], {}
+    cases: tuple[tuple[Ids, str | None, int, tuple[int, ...], int | None], ...] = (
+        (("etl", "manual-1", "ended", -1), "success", 2, (1, 2, 3), None),
+        (("etl", "manual-1", "copied", -1), "failed", 1, (1, 1), 0),
+        (("etl", "manual-1", "going", -1), "running", 1, (1,), None),
+        (("etl", "manual-1", "going", 0), "deferred", 1, (1,), None),
+        (("etl", "manual-1", "adopting", -1), "running", 2, (1,), 0),
+        (("etl", "manual-1", "replacing", 1), "running", 2, (1, 2), 1),
+        (("etl", "manual-1", "silent", -1), "running", 2, (1,), None),
+        (("etl", "manual-1", "waiting", -1), "queued", 2, (1,), None),
+        (("etl", "manual-1", "between", -1), "up_for_retry", 1, (1,), None),
+        (("etl", RUN_ID, "load", -1), "success", 1, (1,), None),
+        (("etl", RUN_LABEL, "load", -1), "running", 1, (), None),
+        ((LONG, "manual-1", LONG, 0), "success", 1, (1,), None),
+        ((LONG, "manual-1", LONG, 1), "running", 1, (1,), None),
+    )
+    for ids, state, at_try, tries, named in cases:
+        rows.append(a_row(ids, state, at_try))
+        own = [made(ids, len(pods) + n, label_try) for n, label_try in enumerate(tries)]
+        pods += own
+        if named is not None:
+            names[ids] = own[named].name
+    gone: tuple[Ids, ...] = (
+        ("etl", "manual-2", "load", -1),
+        ("etl", "manual-3", "load", -1),
+        (LONG, RUN_ID, "load", -1),
+    )
+    pods += [made(ids, len(pods) + n, 1) for n, ids in enumerate((*gone, ("gone", "manual-1", "load", -1)))]
+    return World(tuple(rows), tuple(pods), names, frozenset({("etl", "manual-2"), (LONG, RUN_ID)}))
+
+
+def every_fault(world: World) -> Iterator[tuple[str, Fault]]:
+    """Yield all that can be missing, one at a time."""
+    for call in CALLS:
+        for name, how in WRECKS.items():
+            yield from ((f"{call} {name}, but for {skip}", wrecked(call, how, skip)) for skip in range(4))
+    for row in world.rows:
+        yield from ((f"{ids_of(row)} {name}", without(ids_of(row), change)) for name, change in ROW_CHANGES.items())
+        yield f"{ids_of(row)} breaks every answer", breaking(ids_of(row))
+        if not has_twin(world, row):
+            yield f"{ids_of(row)} unlisted", unlisted(ids_of(row))
+
+
+@pytest.mark.parametrize("how", QUESTIONS)
+def test_whatever_is_missing_in_turn_never_turns_a_keep_into_a_deletion(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = a_rich_world()
+    asking = Asking(world, monkeypatch)
+    before = asking.findings(how)
+    kept = {finding.reason for finding in before.values()} - set(ACTING)
+    expected = "try-ahead in-use reattached adoptable adoption-unknown labels-ambiguous absent other-pod"
+    assert set(expected.split()) <= kept
+    for told, fault in every_fault(world):
+        assert_nothing_new_is_acted_on(before, asking.findings(how, fault), f"{how}, {told}")
 
 
 @given(worlds(), st.sampled_from(QUESTIONS), st.integers(1, 3))
