@@ -265,6 +265,20 @@ def test_evidence_that_always_grows_old_ends_the_attempts_of_a_pass() -> None:
     assert not world.cluster.deletes
 
 
+def test_what_was_never_sent_costs_no_budget() -> None:
+    world = many(3, limits=limits(2))
+    stale = ["p000", "p001"]
+
+    def dawdle(pod: Any) -> None:
+        if pod.uid in stale:
+            stale.remove(pod.uid)
+            world.wait(16)
+
+    world.cluster.at_delete = dawdle
+    world.audit()
+    assert len(world.deleted) == 2
+
+
 def test_slices_shrink_until_a_slow_airflow_is_fast_enough() -> None:
     """Asking about one Pod takes a second here: twenty at once are never fresh, a few are."""
     world = many(200)
@@ -325,9 +339,10 @@ def test_errors_in_a_row_end_the_pass_and_do_not_starve_the_others() -> None:
     assert {f"p{number:03}" for number in range(10, 30)} <= set(world.deleted)
 
 
-def test_a_single_error_does_not_end_the_pass() -> None:
+def test_errors_here_and_there_do_not_end_the_pass() -> None:
     world = many(30)
-    world.cluster.results["p004"] = [ERROR]
+    for uid in ("p004", "p009", "p014", "p019", "p024"):
+        world.cluster.results[uid] = [ERROR]
     world.audit()
     assert len(world.deleted) == 30
 

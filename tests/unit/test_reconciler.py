@@ -110,6 +110,8 @@ def test_an_airflow_that_is_down_is_not_asked_at_each_due_time() -> None:
     world.airflow.down = True
     world.run()
     world.airflow.calls.clear()
+    world.due()
+    assert world.airflow.calls == []
     world.live(59, audit=1e6)
     assert len(world.airflow.calls) <= 3
     world.airflow.down = False
