@@ -227,7 +227,7 @@ class Container(Struct, frozen=True, gc=False):
 
 
 class Pod(Struct, frozen=True, gc=False):
-    """What the healer knows of a Pod: never its env, args or volumes."""
+    """What the healer knows of a Pod: never its env, args or volumes. `selected`: `POD_SELECTOR` finds it."""
 
     namespace: str
     name: str
@@ -243,6 +243,7 @@ class Pod(Struct, frozen=True, gc=False):
     checked: bool = False
     restart_never: bool = True
     stamp: str | None = None
+    selected: bool = True
     cpu_cores: float = 0.0
     memory_bytes: float = 0.0
 

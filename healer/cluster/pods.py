@@ -25,6 +25,10 @@ class _Labels(Struct, gc=False):
     map_index: str | None = None
     try_number: str | None = None
     already_checked: str | None = None
+    kubernetes_pod_operator: str | None = None
+    worker: str | None = field(default=None, name="airflow-worker")
+    kubernetes_executor: str | None = None
+    spark_kubernetes_operator: str | None = None
     stamp: str | None = field(default=None, name=STAMP_LABEL)
 
 
@@ -188,9 +192,16 @@ def _pod(raw: _Pod) -> Pod | None:
         checked=labels.already_checked == "True",
         restart_never=spec.restart_policy == "Never",
         stamp=_shared(labels.stamp),
+        selected=_selected(labels),
         cpu_cores=sum((quantity(each.cpu) for each in requests if each), 0.0),
         memory_bytes=sum((quantity(each.memory) for each in requests if each), 0.0),
     )
+
+
+def _selected(labels: _Labels) -> bool:
+    """Whether `POD_SELECTOR` finds a Pod with these labels: a GET finds it anyway."""
+    others = (labels.worker, labels.kubernetes_executor, labels.spark_kubernetes_operator)
+    return labels.kubernetes_pod_operator == "True" and all(other is None for other in others)
 
 
 def _shared(text: str | None) -> str | None:

@@ -256,17 +256,11 @@ class Healing:
         return pod
 
     def _reread(self, suspect: Suspect) -> Pod | None:
-        """Return the Pod as it is now; None if it is gone or going, or not ours to judge any more.
-
-        A GET finds it whatever its labels. Those of our selection may have changed too: only a listing tells.
-        """
+        """Return the Pod as it is now; None if it is gone or going, or not ours to judge any more."""
         pod = self._cluster.get_pod(suspect.pod.namespace, suspect.pod.name)
-        if pod is None or pod.uid != suspect.pod.uid or pod.terminating or not owns(self._airflow, pod):
+        if pod is None or pod.uid != suspect.pod.uid or pod.terminating or not pod.selected:
             return None
-        if pod.resource_version == suspect.pod.resource_version:
-            return pod
-        listed = self._cluster.list_pods(pod.namespace).pods
-        return pod if any(other.uid == pod.uid for other in listed) else None
+        return pod if owns(self._airflow, pod) else None
 
     def _weigh(self, suspect: Suspect, pod: Pod, answer: Answer, finding: Finding, round_: _Round) -> None:
         """Act if the fresh finding is still the same case, and still due."""

@@ -83,7 +83,7 @@ def explain(config: Config, cluster: Cluster, namespace: str, name: str) -> Expl
         raise NoSuchPodError(f"{pod} is stamped for none of {', '.join(a.name for a in claimants)}: it is left alone")
     house = _House(config, cluster, sole_replica, only=mine)
     reconciler = house.reconcilers[0]
-    if all(other.uid != pod.uid for other in cluster.list_pods(namespace).pods):
+    if not pod.selected:
         raise NoSuchPodError(f"{pod} does not carry the labels of KubernetesPodOperator: it is left alone")
     reconciler.look([pod], {})
     return _explanation(reconciler, pod, mine)

@@ -120,7 +120,6 @@ class FakeCluster:
         """What the next DELETEs of a Pod are answered with, whatever the cluster would do."""
         self.unreadable: dict[str, ClusterError] = {}
         """Namespaces where a GET or LIST fails."""
-        self.hidden: set[str] = set()
         """Pods that the selector does not find."""
         self.knows_time = True
         self.at_delete: Callable[[Pod], None] = lambda _pod: None
@@ -154,7 +153,7 @@ class FakeCluster:
         return Listing([pod for pod in self.selected() if pod.namespace == namespace], "1")
 
     def selected(self) -> list[Pod]:
-        return [pod for pod in self.pods.values() if pod.uid not in self.hidden]
+        return [pod for pod in self.pods.values() if pod.selected]
 
     def delete_pod(self, pod: Pod, proof: Proof, right: Right) -> Outcome:
         self.at_delete(pod)

@@ -92,6 +92,23 @@ def test_a_field(path, value, field, expected):
     assert getattr(both(changed(path, value)), field) == expected
 
 
+@pytest.mark.parametrize(
+    ("labels", "selected"),
+    [
+        ({"kubernetes_pod_operator": "True"}, True),
+        ({}, False),
+        ({"kubernetes_pod_operator": "true"}, False),
+        ({"kubernetes_pod_operator": "True", "airflow-worker": ""}, False),
+        ({"kubernetes_pod_operator": "True", "kubernetes_executor": "True"}, False),
+        ({"kubernetes_pod_operator": "True", "spark_kubernetes_operator": "False"}, False),
+    ],
+)
+def test_a_pod_read_by_name_tells_whether_the_selector_finds_it(labels, selected):
+    pod = decode_pod(raw_pod(labels=labels))
+    assert pod is not None
+    assert pod.selected is selected
+
+
 class TestContainers:
     def ended(self, *statuses):
         pod = raw_pod()

@@ -209,8 +209,7 @@ def test_a_pod_that_left_the_selection_is_never_deleted() -> None:
     world = prompt("a")
 
     def take_it_out(_: Any) -> None:
-        world.cluster.change("a")
-        world.cluster.hidden.add("a")
+        world.cluster.change("a", selected=False)
 
     world.cluster.at_delete = take_it_out
     world.audit()

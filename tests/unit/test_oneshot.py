@@ -184,6 +184,6 @@ def test_a_pod_that_is_none_of_ours_is_not_explained(house: House, namespace: st
     house.add("a")
     house.add("stamped", stamp="another")
     house.add("hidden")
-    house.cluster.hidden.add("hidden")
+    house.cluster.change("hidden", selected=False)
     with pytest.raises(NoSuchPodError, match=says):
         explain(a_config(), house.cluster, namespace, name)  # type: ignore[arg-type]
