@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from pydantic import SecretStr
@@ -331,6 +331,9 @@ def has_twin(world: World, row: Row) -> bool:
 
 QUESTIONS = ("look", "ask_each", "ended_lately")
 
+fewer = settings(max_examples=settings.default.max_examples // 2)
+"""Each example asks a whole Airflow several times."""
+
 
 def assert_nothing_new_is_acted_on(before: Mapping[str, Finding], after: Mapping[str, Finding], told: str) -> None:
     for uid, was in before.items():
@@ -339,6 +342,7 @@ def assert_nothing_new_is_acted_on(before: Mapping[str, Finding], after: Mapping
         assert was.reason.action is Action.DELETE or now.reason.action is not Action.DELETE, f"{told}: {uid} {now}"
 
 
+@fewer
 @given(worlds(), st.sampled_from(QUESTIONS), st.data())
 def test_what_is_missing_from_the_answers_never_turns_a_keep_into_a_deletion(
     world: World, how: str, data: st.DataObject
@@ -410,6 +414,7 @@ def test_whatever_is_missing_in_turn_never_turns_a_keep_into_a_deletion(
         assert_nothing_new_is_acted_on(before, asking.findings(how, fault), f"{how}, {told}")
 
 
+@fewer
 @given(worlds(), st.sampled_from(QUESTIONS), st.integers(1, 3))
 def test_pages_that_are_clamped_never_turn_a_keep_into_a_deletion(world: World, how: str, clamp: int) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -420,6 +425,7 @@ def test_pages_that_are_clamped_never_turn_a_keep_into_a_deletion(world: World, 
 LABELS_LESS = [(name, value) for name in Labels.__struct_fields__ for value in (None, "")]
 
 
+@fewer
 @given(worlds(), st.sampled_from(LABELS_LESS), st.integers(0, 20))
 def test_a_label_that_is_missing_never_turns_a_keep_into_a_deletion(
     world: World, less: tuple[str, str | None], choice: int
@@ -439,6 +445,7 @@ def replace_pods(world: World, pods: tuple[Pod, ...]) -> World:
     return World(world.rows, pods, world.names, world.runs)
 
 
+@fewer
 @given(worlds(), st.sampled_from(QUESTIONS))
 def test_a_healthy_airflow_answers_for_the_task_instance_that_the_labels_are_those_of(world: World, how: str) -> None:
     """Exactly one row fits: that one. More than one: ambiguous, also when only one of them has ended. None: absent."""
