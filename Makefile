@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint cluster real pins clean
+.PHONY: help demo test unit e2e lint cluster pins clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,9 +35,13 @@ lint: $(READY) ## ruff, mypy --strict, import order
 unit: $(READY) ## the fast tests: no cluster, no Airflow
 	@$(BIN)/pytest tests/unit -n auto -q
 
-test: lint ## everything: lint, unit, real API server, real Airflow, end to end
+test: lint unit ## everything: lint, unit, real API server, real Airflow, end to end
 	@$(BIN)/python -m tests.lab prepare
-	@$(BIN)/pytest tests
+	@$(BIN)/pytest tests/cluster tests/airflow tests/e2e
+
+e2e: $(READY) ## only the tests with real KubernetesPodOperator tasks
+	@$(BIN)/python -m tests.lab prepare
+	@$(BIN)/pytest tests/e2e
 
 pins: ## resolves tests/requirements.txt anew
 	@$(BIN)/python -m pip install --quiet uv
