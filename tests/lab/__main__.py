@@ -20,7 +20,9 @@ from tests.lab.processes import LabError, say, stop_all
 
 def main() -> int:
     options = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _terminate)
+    # SIGINT too: a shell starts what it puts in the background with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _terminate)
     try:
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
