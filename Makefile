@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit e2e lint cluster pins clean
+.PHONY: help demo test unit simulate e2e lint cluster pins clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ lint: $(READY) ## ruff, mypy --strict, import order
 
 unit: $(READY) ## the fast tests: no cluster, no Airflow
 	@$(BIN)/pytest tests/unit -n auto -q
+
+simulate: $(READY) ## random histories against the real code: N=10000 SEED=1 PROCESSES=1
+	@$(BIN)/python -m tests.simulation --n $(or $(N),10000) --seed $(or $(SEED),1) --processes $(or $(PROCESSES),1)
 
 test: lint unit ## everything: lint, unit, real API server, real Airflow, end to end
 	@$(BIN)/python -m tests.lab prepare

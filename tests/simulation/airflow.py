@@ -1,0 +1,285 @@
+"""The model of Airflow and of KubernetesPodOperator (KPO): task instances, their tries, and who holds which Pod.
+
+It follows what was read in and measured on the provider: the Pod's label keeps the try that made it, adoption writes
+nothing to the Pod, the identity is written after the Pod was created or adopted, and a worker can die between any two
+of these steps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from dataclasses import replace as changed
+from typing import Literal
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from healer.labels import safe_label
+from healer.model import Container, Labels, Pod, TaskInstance
+from healer.rules import ENDED
+from tests.simulation.cluster import Server, Time
+
+RUN_ID = "scheduled__2026-01-01T00:00:00+00:00"
+DOOMED = 90.0
+"""Seconds in which a worker learns that its task instance was marked or cleared, and dies (Airflow 2's worst case)."""
+
+Stage = Literal["search", "made", "watching", "deferred", "resuming", "ending"]
+OnFinish = Literal["delete_pod", "delete_succeeded_pod", "keep_pod", "delete_active_pod"]
+
+
+@dataclass
+class Worker:
+    """A try in progress: a worker process, or a trigger and what will be resumed from it."""
+
+    number: int
+    stage: Stage = "search"
+    pod: str | None = None
+    failing: bool = False
+    lost: bool = False
+    doomed_at: float = math.inf
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the author of the DAG chose, and which Airflow this is."""
+
+    operator: str = "KubernetesPodOperator"
+    namespace: str = "airflow"
+    map_index: int = -1
+    durable: bool = True
+    deferrable: bool = False
+    on_finish: OnFinish = "delete_pod"
+    kill_keeps: bool = False
+    store: bool = True
+    xcom: bool = True
+    base: str = "base"
+    fixed_name: bool = False
+    sidecar: bool = False
+    restarts: bool = False
+    retries: int = 1
+    stamp: str | None = None
+    elsewhere: bool = False
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What Airflow's database said of a task instance from a moment on."""
+
+    time: float
+    row: TaskInstance | None
+    stored: str | None
+    xcom: str | None
+    run_exists: bool
+    dag_exists: bool
+
+
+@dataclass
+class Task:
+    """A task instance, the truth about it, and its rows in the past (for a replica that lags)."""
+
+    index: int
+    setup: Setup
+    state: str | None = None
+    number: int = 0
+    ident: int = 1
+    start: float | None = None
+    end: float | None = None
+    run_exists: bool = True
+    dag_exists: bool = True
+    row_exists: bool = True
+    stored: str | None = None
+    xcom: str | None = None
+    holder: Worker | None = None
+    zombies: list[Worker] = field(default_factory=list)
+    retries: int = 1
+    past: list[Snapshot] = field(default_factory=list)
+
+    @property
+    def exists(self) -> bool:
+        """Whether Airflow has a row."""
+        return self.run_exists and self.dag_exists and self.row_exists
+
+    @property
+    def task_id(self) -> str:
+        """Two mapped task instances share one task."""
+        return f"task-{self.index // 2 if self.setup.map_index >= 0 else self.index}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether no try is to come unless it is cleared."""
+        return self.state in ENDED
+
+    def labels(self) -> Labels:
+        """Return the labels that a Pod of this try gets."""
+        index = str(self.setup.map_index) if self.setup.map_index >= 0 else None
+        return Labels("etl", self.task_id, safe_label(RUN_ID), index, str(self.number))
+
+    def row(self) -> TaskInstance | None:
+        """Return the row as it is now."""
+        if not self.exists:
+            return None
+        setup = self.setup
+        return TaskInstance(
+            "etl",
+            RUN_ID,
+            self.task_id,
+            setup.map_index,
+            f"id-{self.index}-{self.ident}",
+            self.state if self.state != "" else UNSET,
+            self.number,
+            setup.operator,
+            self.start,
+            self.end,
+            setup.base,
+            "other" if setup.elsewhere else setup.namespace,
+        )
+
+    def record(self, clock: float) -> None:
+        """Keep what the database says now, if it changed."""
+        new = Snapshot(clock, self.row(), self.stored, self.xcom, self.run_exists, self.dag_exists)
+        if not self.past or changed(self.past[-1], time=clock) != new:
+            self.past.append(new)
+
+    def at(self, clock: float) -> Snapshot:
+        """Return what the database said at this moment."""
+        return next((each for each in reversed(self.past) if each.time <= clock), self.past[0])
+
+    def move(self, state: str | None, clock: float, *, anew: bool = False) -> None:
+        """Go to a state. `anew`: the row gets another id, as at each retry and clear."""
+        self.state = state
+        self.ident += anew
+        if state in {"success", "failed", "upstream_failed"}:
+            self.end = clock
+        elif state == "running":
+            self.start, self.end = clock, None
+        elif state not in ENDED:
+            self.end = None if state != "up_for_retry" else clock
+
+
+class Kpo:
+    """What the operator does for a task instance: search, create, adopt, check, delete."""
+
+    def __init__(self, server: Server, clock: Time) -> None:
+        self._server, self._clock = server, clock
+        self.seen: dict[str, int] = {}
+
+    def count(self, what: str) -> None:
+        """Count a thing that KPO did."""
+        self.seen[what] = self.seen.get(what, 0) + 1
+
+    def candidates(self, task: Task) -> list[str]:
+        """Return the uids that the next search would find: the named Pod, else all that carry the labels, unchecked."""
+        setup, key = task.setup, task.labels()
+        if not setup.durable:
+            return []
+        named = self._server.of_name(setup.namespace, task.stored) if setup.store and task.stored else None
+        if named is not None and not named.checked:
+            return [named.uid]
+        return [
+            pod.uid
+            for pod in self._server.pods.values()
+            if _same(pod.labels, key) and pod.namespace == setup.namespace and not pod.checked and pod.selected
+        ]
+
+    def search(self, task: Task, worker: Worker) -> str:
+        """Adopt what is there, or create; return what came of it."""
+        found = self.candidates(task)
+        if len(found) > 1:
+            worker.failing, worker.stage = True, "ending"
+            self.count("found more than one")
+            return f"finds {len(found)} Pods and fails"
+        worker.stage = "made"
+        if found and not self._replaces(task, self._server.pods[found[0]]):
+            worker.pod = found[0]
+            self.count("adopted" if self._server.pods[found[0]].labels.try_number != str(task.number) else "found")
+            return f"adopts {self._server.pods[found[0]].name}"
+        if found:
+            self._server.end(found[0])
+            self.count("replaced")
+        return self._create(task, worker)
+
+    def _replaces(self, task: Task, pod: Pod) -> bool:
+        over = {"delete_pod": {"Succeeded", "Failed"}, "delete_succeeded_pod": {"Succeeded"}}
+        return pod.phase in over.get(task.setup.on_finish, set())
+
+    def _create(self, task: Task, worker: Worker) -> str:
+        setup = task.setup
+        name = f"load-{task.index}" if setup.fixed_name else f"load-{task.index}-{self._server.version}"
+        if self._server.of_name(setup.namespace, name) is not None:
+            worker.failing, worker.stage = True, "ending"
+            self.count("name taken")
+            return "can't create a Pod: the name is taken"
+        containers = (Container(setup.base), *((Container("sidecar"),) if setup.sidecar else ()))
+        pod = Pod(setup.namespace, name, "", "", None, "Pending", task.labels(), containers)
+        worker.pod = self._server.create(_dressed(pod, task), task.index).uid
+        self.count("created")
+        return f"creates {name}"
+
+    def persist(self, task: Task, worker: Worker) -> None:
+        """Write down which Pod is in use."""
+        pod = self._server.pods.get(worker.pod or "")
+        worker.stage = "watching"
+        if pod is None:
+            return
+        if task.setup.store and task.setup.durable:
+            task.stored = pod.name
+        if task.setup.xcom:
+            task.xcom = pod.name
+
+    def cleanup(self, task: Task, worker: Worker, *, lost: bool) -> str:
+        """End of execution: mark and delete as `on_finish_action` says; all errors are swallowed."""
+        pod = self._server.pods.get(worker.pod or "")
+        worker.stage = "ending"
+        if pod is None:
+            worker.failing = True
+            return "finds its Pod gone"
+        succeeded = _succeeded(pod, task.setup.base)
+        worker.failing = worker.failing or not succeeded
+        if lost:
+            self.count("cleanup lost")
+            return "can't clean up"
+        deletes = self._deletes(task.setup.on_finish, pod, task.setup.base, succeeded)
+        if not (succeeded and pod.phase == "Succeeded") or not deletes:
+            self._server.change(pod.uid, checked=True)
+        if deletes:
+            self._server.end(pod.uid)
+        elif not succeeded and not is_over(pod, task.setup.base):
+            self.count("gave up")
+        else:
+            self.count("kept")
+        return "deletes its Pod" if deletes else "keeps its Pod"
+
+    @staticmethod
+    def _deletes(action: OnFinish, pod: Pod, base: str, succeeded: bool) -> bool:
+        if action == "delete_active_pod":
+            return not is_over(pod, base)
+        return action == "delete_pod" or (action == "delete_succeeded_pod" and succeeded)
+
+    def kill(self, task: Task, worker: Worker, *, cleanly: bool) -> str:
+        """Let a worker die; with `on_kill` if there is time for it."""
+        if cleanly and worker.pod in self._server.pods and not task.setup.kill_keeps and worker.stage != "search":
+            self._server.end(worker.pod or "")
+            self.count("killed, Pod deleted")
+            return "is killed and deletes its Pod"
+        self.count("killed, Pod left")
+        return "is killed without cleanup"
+
+
+def is_over(pod: Pod, base: str) -> bool:
+    """Whether the work in the Pod has ended, whatever its sidecars do."""
+    return pod.phase in {"Succeeded", "Failed"} or any(c.name == base and c.terminated for c in pod.containers)
+
+
+def _succeeded(pod: Pod, base: str) -> bool:
+    return pod.phase == "Succeeded" or any(c.name == base and c.exit_code == 0 for c in pod.containers)
+
+
+def _same(one: Labels, other: Labels) -> bool:
+    mine = (one.dag_id, one.task_id, one.run_id, one.map_index)
+    return mine == (other.dag_id, other.task_id, other.run_id, other.map_index)
+
+
+def _dressed(pod: Pod, task: Task) -> Pod:
+    owned = task.setup.operator == "KubernetesJobOperator" and task.index % 2 == 0
+    return replace(pod, owned=owned, restart_never=not task.setup.restarts, stamp=task.setup.stamp)

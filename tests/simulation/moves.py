@@ -1,0 +1,601 @@
+"""What can happen: to a task instance, to a Pod, to the servers. Each move says when it can happen and does it.
+
+A move gets a target (the number of a task instance or Pod) and a choice between 0 and 1 that decides its variants, so
+that a recorded story replays exactly. It returns the words for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from healer.model import Container, Pod
+from tests.simulation.airflow import DOOMED, Task, Worker, is_over
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+Can = Callable[["World", Any], bool]
+Do = Callable[["World", Any, float], str]
+
+
+class Move(Struct, frozen=True):
+    """One thing that can happen, and how often it does compared with the others."""
+
+    name: str
+    kind: str
+    weight: float
+    can: Can
+    do: Do
+
+
+MOVES: dict[str, Move] = {}
+
+
+def move(name: str, kind: str, weight: float, can: Can) -> Callable[[Do], Do]:
+    """Register a move."""
+
+    def register(do: Do) -> Do:
+        MOVES[name] = Move(name, kind, weight, can, do)
+        return do
+
+    return register
+
+
+# --- Airflow's scheduler ----------------------------------------------------------------------------------------------
+
+
+def _idle(world: World, task: Task) -> bool:
+    return task.exists and task.state in {None, "up_for_retry"}
+
+
+@move("schedule", "task", 6, _idle)
+def _schedule(world: World, task: Task, choice: float) -> str:
+    world.retire(task)
+    task.number += 1
+    task.move("scheduled", world.airflow_time)
+    return f"is scheduled for try {task.number}"
+
+
+@move("queue", "task", 8, lambda w, t: t.exists and t.state == "scheduled")
+def _queue(world: World, task: Task, choice: float) -> str:
+    task.move("queued", world.airflow_time)
+    return "is queued"
+
+
+@move("start", "task", 8, lambda w, t: t.exists and t.state == "queued")
+def _start(world: World, task: Task, choice: float) -> str:
+    task.move("running", world.airflow_time)
+    if task.holder is not None and task.holder.stage == "resuming":
+        if task.holder.failing:
+            return f"resumes to fail: {_fail(world, task)}"
+        return "resumes in a worker"
+    task.holder, task.xcom = Worker(task.number), None
+    return f"runs in a worker, try {task.number}"
+
+
+@move("stuck in queued", "task", 0.15, lambda w, t: t.exists and t.state in {"scheduled", "queued"})
+def _stuck(world: World, task: Task, choice: float) -> str:
+    world.retire(task)
+    task.move("failed", world.airflow_time)
+    return "is failed because it was queued for too long"
+
+
+@move("upstream failed", "task", 0.1, lambda w, t: t.exists and t.state is None)
+def _upstream(world: World, task: Task, choice: float) -> str:
+    world.retire(task)
+    task.move("upstream_failed", world.airflow_time)
+    return "is upstream_failed"
+
+
+@move("scheduler dies", "task", 0.15, lambda w, t: t.exists and t.state in {"running", "queued"})
+def _scheduler_dies(world: World, task: Task, choice: float) -> str:
+    world.doom(task)
+    task.move(None, world.airflow_time, anew=True)
+    return "is reset to none: its scheduler died"
+
+
+@move("odd state", "task", 0.1, lambda w, t: t.exists and t.state in {"running", None})
+def _odd(world: World, task: Task, choice: float) -> str:
+    world.doom(task)
+    task.move("up_for_reschedule" if choice < 0.5 else "awaiting_input", world.airflow_time)
+    return f"is {task.state}"
+
+
+@move("odd state ends", "task", 3, lambda w, t: t.exists and t.state in {"up_for_reschedule", "awaiting_input"})
+def _odd_ends(world: World, task: Task, choice: float) -> str:
+    task.move(None, world.airflow_time, anew=True)
+    return "is reset to none"
+
+
+# --- the operator -----------------------------------------------------------------------------------------------------
+
+
+def _works(world: World, task: Task, *stages: str) -> bool:
+    holder = task.holder
+    return task.exists and task.state == "running" and holder is not None and not holder.lost and holder.stage in stages
+
+
+def _pod_of(world: World, task: Task) -> Pod | None:
+    return world.server.pods.get(task.holder.pod or "") if task.holder else None
+
+
+def _pod_over(world: World, task: Task) -> bool:
+    pod = _pod_of(world, task)
+    return pod is None or is_over(pod, task.setup.base)
+
+
+def _holder(task: Task) -> Worker:
+    assert task.holder is not None
+    return task.holder
+
+
+@move("search", "task", 9, lambda w, t: _works(w, t, "search"))
+def _search(world: World, task: Task, choice: float) -> str:
+    return f"its worker {world.kpo.search(task, _holder(task))}"
+
+
+@move("persist", "task", 9, lambda w, t: _works(w, t, "made"))
+def _persist(world: World, task: Task, choice: float) -> str:
+    world.kpo.persist(task, _holder(task))
+    return "its worker writes down its Pod"
+
+
+@move("defer", "task", 3, lambda w, t: t.setup.deferrable and _works(w, t, "watching") and not _pod_over(w, t))
+def _defer(world: World, task: Task, choice: float) -> str:
+    _holder(task).stage = "deferred"
+    task.move("deferred", world.airflow_time)
+    return "is deferred"
+
+
+@move("trigger fires", "task", 4, lambda w, t: t.exists and t.state == "deferred" and _pod_over(w, t))
+def _fires(world: World, task: Task, choice: float) -> str:
+    _holder(task).stage = "resuming"
+    task.move("scheduled", world.airflow_time)
+    return "is scheduled to resume: its trigger fired"
+
+
+@move("trigger dies", "task", 0.4, lambda w, t: t.exists and t.state == "deferred")
+def _trigger_dies(world: World, task: Task, choice: float) -> str:
+    if choice < 0.5:
+        return "its trigger moves to another triggerer"
+    _holder(task).stage, _holder(task).failing = "resuming", True
+    task.move("scheduled", world.airflow_time)
+    return "is scheduled to fail: its trigger died"
+
+
+@move("clean up", "task", 7, lambda w, t: _works(w, t, "watching", "resuming") and _pod_over(w, t))
+def _clean_up(world: World, task: Task, choice: float) -> str:
+    return f"its worker {world.kpo.cleanup(task, _holder(task), lost=choice < 0.3)}"
+
+
+@move("time out", "task", 0.6, lambda w, t: _works(w, t, "watching") and not _pod_over(w, t))
+def _time_out(world: World, task: Task, choice: float) -> str:
+    _holder(task).failing = True
+    return f"times out and its worker {world.kpo.cleanup(task, _holder(task), lost=choice < 0.2)}"
+
+
+@move("end", "task", 8, lambda w, t: _works(w, t, "ending"))
+def _end(world: World, task: Task, choice: float) -> str:
+    if _holder(task).failing:
+        return _fail(world, task)
+    task.holder = None
+    task.move("success", world.airflow_time)
+    return "succeeds"
+
+
+def _fail(world: World, task: Task) -> str:
+    world.retire(task, alive=False)
+    if task.number <= task.retries:
+        task.move("up_for_retry", world.airflow_time, anew=True)
+        return "fails and is up_for_retry"
+    task.move("failed", world.airflow_time)
+    return "fails"
+
+
+def _has_worker(world: World, task: Task) -> bool:
+    return _works(world, task, "search", "made", "watching", "resuming", "ending")
+
+
+@move("worker killed", "task", 0.9, _has_worker)
+def _killed(world: World, task: Task, choice: float) -> str:
+    return f"its worker {world.kpo.kill(task, _holder(task), cleanly=choice < 0.2)}: {_fail(world, task)}"
+
+
+@move("worker lost", "task", 0.7, _has_worker)
+def _lost(world: World, task: Task, choice: float) -> str:
+    _holder(task).lost = True
+    return "its worker is lost"
+
+
+def _silent(world: World, task: Task) -> bool:
+    return task.exists and task.state == "running" and task.holder is not None and task.holder.lost
+
+
+@move("heartbeat missed", "task", 3, _silent)
+def _heartbeat(world: World, task: Task, choice: float) -> str:
+    lost = _holder(task)
+    words = _fail(world, task)
+    if choice < 0.5:
+        task.zombies.append(lost)
+    return f"its worker's heartbeat is missed: {words}"
+
+
+@move("zombie returns", "task", 1, lambda w, t: any(z.lost for z in t.zombies))
+def _zombie(world: World, task: Task, choice: float) -> str:
+    zombie = next(z for z in task.zombies if z.lost)
+    task.zombies.remove(zombie)
+    return f"its lost worker returns and {world.kpo.kill(task, zombie, cleanly=choice < 0.5)}"
+
+
+@move("doomed worker ends", "task", 3, lambda w, t: any(not z.lost for z in t.zombies))
+def _doomed_ends(world: World, task: Task, choice: float) -> str:
+    zombie = next(z for z in task.zombies if not z.lost)
+    task.zombies.remove(zombie)
+    return f"its old worker {world.kpo.kill(task, zombie, cleanly=choice < 0.4)}"
+
+
+@move("doomed worker creates", "task", 0.5, lambda w, t: any(z.stage == "search" and not z.lost for z in t.zombies))
+def _doomed_creates(world: World, task: Task, choice: float) -> str:
+    zombie = next(z for z in task.zombies if z.stage == "search" and not z.lost)
+    if zombie.number != task.number:
+        task.zombies.remove(zombie)
+        return "its old worker gives up"
+    return f"its old worker {world.kpo.search(task, zombie)}"
+
+
+# --- users ------------------------------------------------------------------------------------------------------------
+
+
+@move("mark", "task", 0.35, lambda w, t: t.exists and t.number > 0 and t.state != "success")
+def _mark(world: World, task: Task, choice: float) -> str:
+    world.doom(task)
+    state = "success" if choice < 0.5 else "failed"
+    task.move(state, world.airflow_time)
+    return f"is marked {state}"
+
+
+@move("clear", "task", 0.8, lambda w, t: t.exists and t.number > 0 and (t.ended or t.state == "up_for_retry"))
+def _clear(world: World, task: Task, choice: float) -> str:
+    world.retire(task)
+    task.retries = task.number + 1
+    task.move(None, world.airflow_time, anew=True)
+    return "is cleared"
+
+
+@move("clear running", "task", 0.3, lambda w, t: t.exists and t.state == "running")
+def _clear_running(world: World, task: Task, choice: float) -> str:
+    world.doom(task)
+    task.retries = task.number + 1
+    task.move("restarting", world.airflow_time, anew=True)
+    return "is cleared while running"
+
+
+@move("restart", "task", 4, lambda w, t: t.exists and t.state == "restarting")
+def _restart(world: World, task: Task, choice: float) -> str:
+    task.move("up_for_retry" if choice < 0.5 else None, world.airflow_time)
+    return "is ready to restart"
+
+
+@move("clear deferred", "task", 0.8, lambda w, t: t.exists and t.state == "deferred")
+def _clear_deferred(world: World, task: Task, choice: float) -> str:
+    world.doom(task)
+    task.retries = task.number + 1
+    task.move(None, world.airflow_time, anew=True)
+    return "is cleared while deferred"
+
+
+@move("run times out", "task", 0.15, lambda w, t: t.exists and t.number > 0 and not t.ended)
+def _skip(world: World, task: Task, choice: float) -> str:
+    world.doom(task)
+    task.move("skipped", world.airflow_time)
+    return "is skipped: its run timed out"
+
+
+@move("task removed", "task", 0.15, lambda w, t: t.exists and t.number > 0 and t.state not in {"removed", "success"})
+def _removed(world: World, task: Task, choice: float) -> str:
+    world.doom(task)
+    task.move("removed", world.airflow_time)
+    return "is removed from its DAG"
+
+
+@move("task restored", "task", 1, lambda w, t: t.exists and t.state == "removed")
+def _restored(world: World, task: Task, choice: float) -> str:
+    task.move(None, world.airflow_time, anew=True)
+    return "is restored to its DAG"
+
+
+@move("run deleted", "task", 0.1, lambda w, t: t.exists and t.number > 0 and t.state != "running")
+def _run_deleted(world: World, task: Task, choice: float) -> str:
+    for each in world.tasks:
+        world.doom(each)
+        each.run_exists = False
+    return "and its whole run are deleted"
+
+
+@move("run created again", "task", 0.4, lambda w, t: not t.run_exists)
+def _run_again(world: World, task: Task, choice: float) -> str:
+    for each in world.tasks:
+        each.run_exists, each.number, each.stored, each.xcom = True, 0, None, None
+        each.move(None, world.airflow_time, anew=True)
+    return "and its whole run are created again"
+
+
+@move("DAG deleted", "task", 0.04, lambda w, t: t.exists and t.state != "running")
+def _dag_deleted(world: World, task: Task, choice: float) -> str:
+    for each in world.tasks:
+        each.dag_exists = False
+    return "and its DAG are not there any more"
+
+
+@move("DAG returns", "task", 2, lambda w, t: not t.dag_exists)
+def _dag_returns(world: World, task: Task, choice: float) -> str:
+    for each in world.tasks:
+        each.dag_exists = True
+    return "and its DAG are there again"
+
+
+@move("row deleted", "task", 0.05, lambda w, t: t.exists and t.number > 0)
+def _row_deleted(world: World, task: Task, choice: float) -> str:
+    world.doom(task)
+    task.row_exists = False
+    return "has no row any more"
+
+
+@move("row returns", "task", 1, lambda w, t: not t.row_exists)
+def _row_returns(world: World, task: Task, choice: float) -> str:
+    task.row_exists = True
+    task.move(None, world.airflow_time, anew=True)
+    return "has a row again"
+
+
+@move("identity expires", "task", 0.15, lambda w, t: not t.ended and (t.stored or t.xcom) is not None)
+def _expires(world: World, task: Task, choice: float) -> str:
+    if choice < 0.5:
+        task.stored = None
+    else:
+        task.xcom = None
+    return "loses what named its Pod"
+
+
+@move("debug copy", "task", 0.08, lambda w, t: t.number > 0 and len(w.server.pods) < 12)
+def _copy(world: World, task: Task, choice: float) -> str:
+    base = (Container(task.setup.base),)
+    name = f"copy-{world.server.version}"
+    pod = Pod(task.setup.namespace, name, "", "", None, "Running", task.labels(), base, stamp=task.setup.stamp)
+    world.server.create(pod, task.index)
+    return f"gets a copy, {name}"
+
+
+# --- Pods -------------------------------------------------------------------------------------------------------------
+
+
+def _ended(pod: Pod, code: int, at: float, *, whole: bool) -> tuple[Container, ...]:
+    first, *others = pod.containers
+    return Container(first.name, True, code, at), *(Container(o.name, True, 0, at) if whole else o for o in others)
+
+
+def _alive(world: World, pod: Pod) -> bool:
+    return pod.phase in {"Pending", "Running"}
+
+
+@move("Pod starts", "pod", 6, lambda w, p: p.phase == "Pending" and not p.terminating)
+def _pod_starts(world: World, pod: Pod, choice: float) -> str:
+    world.server.change(pod.uid, phase="Running")
+    return "starts"
+
+
+@move("base ends", "pod", 2, lambda w, p: p.phase == "Running" and not p.containers[0].terminated)
+def _base_ends(world: World, pod: Pod, choice: float) -> str:
+    code = 0 if choice < 0.6 else 1
+    whole = len(pod.containers) == 1 or choice < 0.2
+    phase = "Running" if not (whole and pod.restart_never) else "Succeeded" if code == 0 else "Failed"
+    containers = _ended(pod, code, world.server.time, whole=whole)
+    world.server.change(pod.uid, containers=containers, phase=phase)
+    return f"ends its work with {code}" + ("" if phase != "Running" else ", and goes on running")
+
+
+@move("container restarts", "pod", 2, lambda w, p: p.phase == "Running" and not p.restart_never and _over(p))
+def _container_restarts(world: World, pod: Pod, choice: float) -> str:
+    world.server.change(pod.uid, containers=tuple(Container(c.name) for c in pod.containers))
+    return "starts its work again"
+
+
+def _over(pod: Pod) -> bool:
+    return pod.containers[0].terminated
+
+
+@move("sidecar ends", "pod", 0.7, lambda w, p: p.phase == "Running" and _over(p) and p.restart_never)
+def _sidecar_ends(world: World, pod: Pod, choice: float) -> str:
+    phase = "Succeeded" if pod.containers[0].exit_code == 0 else "Failed"
+    ended = tuple(replace(c, terminated=True) for c in pod.containers)
+    world.server.change(pod.uid, phase=phase, containers=ended)
+    return "ends wholly"
+
+
+@move("evicted", "pod", 0.2, lambda w, p: _alive(w, p) and not p.terminating)
+def _evicted(world: World, pod: Pod, choice: float) -> str:
+    world.server.change(pod.uid, phase="Failed")
+    return "is evicted"
+
+
+@move("node lost", "pod", 0.15, _alive)
+def _node_lost(world: World, pod: Pod, choice: float) -> str:
+    world.server.change(pod.uid, phase="Unknown")
+    return "is on a lost node"
+
+
+@move("node returns", "pod", 2, lambda w, p: p.phase == "Unknown")
+def _node_returns(world: World, pod: Pod, choice: float) -> str:
+    world.server.change(pod.uid, phase="Running")
+    return "is on a node that returned"
+
+
+@move("protect", "pod", 0.08, lambda w, p: not p.protected)
+def _protect(world: World, pod: Pod, choice: float) -> str:
+    world.server.change(pod.uid, protected=True)
+    return "is protected by a user"
+
+
+@move("unprotect", "pod", 0.4, lambda w, p: p.protected)
+def _unprotect(world: World, pod: Pod, choice: float) -> str:
+    world.server.change(pod.uid, protected=False)
+    return "is not protected any more"
+
+
+@move("user checks", "pod", 0.1, lambda w, p: not p.checked)
+def _user_checks(world: World, pod: Pod, choice: float) -> str:
+    world.server.change(pod.uid, checked=True)
+    return "is marked already_checked by a user"
+
+
+@move("user deletes", "pod", 0.15, lambda w, p: not p.terminating)
+def _user_deletes(world: World, pod: Pod, choice: float) -> str:
+    world.server.facts[pod.uid].stuck = choice < 0.15
+    world.server.end(pod.uid)
+    return "is deleted by a user" + (", but a finalizer holds it" if choice < 0.15 else "")
+
+
+@move("labels change", "pod", 0.07, lambda w, p: p.labels.task_id is not None and p.selected)
+def _labels_change(world: World, pod: Pod, choice: float) -> str:
+    if choice < 0.4:
+        world.server.change(pod.uid, labels=replace(pod.labels, task_id=None))
+        return "loses its label task_id"
+    if choice < 0.7:
+        world.server.change(pod.uid, selected=False)
+        return "loses the label kubernetes_pod_operator"
+    world.server.change(pod.uid, stamp="staging")
+    return "is stamped for another Airflow"
+
+
+@move("Pod touched", "pod", 0.3, lambda w, p: True)
+def _touched(world: World, pod: Pod, choice: float) -> str:
+    world.server.change(pod.uid)
+    return "is written to"
+
+
+# --- servers ----------------------------------------------------------------------------------------------------------
+
+MODES = (
+    "down",
+    "partial",
+    "silent",
+    "no-state",
+    "no-try",
+    "no-operator",
+    "other-row",
+    "odd-state",
+    "identity-fails",
+    "ambiguous",
+)
+
+
+@move("Airflow fails", "world", 1.2, lambda w, _: not w.airflow.faults.mode)
+def _airflow_fails(world: World, _: int, choice: float) -> str:
+    world.airflow.faults.mode = MODES[int(choice * len(MODES))]
+    return f"Airflow's answers get worse: {world.airflow.faults.mode}"
+
+
+@move("Airflow recovers", "world", 3, lambda w, _: bool(w.airflow.faults.mode))
+def _airflow_recovers(world: World, _: int, choice: float) -> str:
+    world.airflow.faults.mode = ""
+    return "Airflow's answers are good again"
+
+
+@move("Airflow gets slow", "world", 0.5, lambda w, _: w.airflow.faults.latency < 1)
+def _slow(world: World, _: int, choice: float) -> str:
+    world.airflow.faults.latency = (2.0, 9.0, 14.0, 20.0)[int(choice * 4)]
+    return f"Airflow needs {world.airflow.faults.latency:g} s for an answer"
+
+
+@move("Airflow gets quick", "world", 2, lambda w, _: w.airflow.faults.latency >= 1)
+def _quick(world: World, _: int, choice: float) -> str:
+    world.airflow.faults.latency = 0.05
+    return "Airflow is quick again"
+
+
+@move("replica lags", "world", 0.9, lambda w, _: not w.airflow.faults.lag)
+def _lags(world: World, _: int, choice: float) -> str:
+    world.airflow.faults.lag = 5.0 + 40.0 * choice
+    return f"Airflow answers from a replica that is {world.airflow.faults.lag:.0f} s late"
+
+
+@move("replica catches up", "world", 0.7, lambda w, _: bool(w.airflow.faults.lag))
+def _catches_up(world: World, _: int, choice: float) -> str:
+    world.airflow.faults.lag = 0.0
+    return "Airflow's replica is up to date again"
+
+
+@move("namespace unreadable", "world", 0.5, lambda w, _: not w.server.faults.unlisted)
+def _unlisted(world: World, _: int, choice: float) -> str:
+    name = world.config.namespaces[int(choice * 2) % len(world.config.namespaces)]
+    world.server.faults.unlisted[name] = "403" if choice < 0.5 else "500"
+    return f"namespace {name} can't be listed"
+
+
+@move("namespace readable", "world", 2, lambda w, _: bool(w.server.faults.unlisted))
+def _listed(world: World, _: int, choice: float) -> str:
+    world.server.faults.unlisted.clear()
+    return "all namespaces can be listed again"
+
+
+@move("GET fails", "world", 0.3, lambda w, _: not w.server.faults.unread)
+def _unread(world: World, _: int, choice: float) -> str:
+    world.server.faults.unread = True
+    return "single Pods can't be read"
+
+
+@move("GET works", "world", 2, lambda w, _: w.server.faults.unread)
+def _readable(world: World, _: int, choice: float) -> str:
+    world.server.faults.unread = False
+    return "single Pods can be read again"
+
+
+DELETES = ("refused", "error", "denied", "throttled", "lost")
+
+
+@move("DELETE fails", "world", 1.6, lambda w, _: not w.server.faults.delete)
+def _delete_fails(world: World, _: int, choice: float) -> str:
+    world.server.faults.delete = DELETES[int(choice * len(DELETES))]
+    return f"DELETEs fail: {world.server.faults.delete}"
+
+
+@move("DELETE works", "world", 0.8, lambda w, _: bool(w.server.faults.delete))
+def _delete_works(world: World, _: int, choice: float) -> str:
+    world.server.faults.delete = ""
+    return "DELETEs work again"
+
+
+HINTS = ("lost", "late", "reversed")
+
+
+@move("hints fail", "world", 0.8, lambda w, _: w.server.faults.hints == "prompt")
+def _hints_fail(world: World, _: int, choice: float) -> str:
+    world.server.faults.hints = HINTS[int(choice * len(HINTS))]
+    return f"the watch's hints are {world.server.faults.hints}"
+
+
+@move("hints work", "world", 1.5, lambda w, _: w.server.faults.hints != "prompt")
+def _hints_work(world: World, _: int, choice: float) -> str:
+    world.server.faults.hints = "prompt"
+    world.relist()
+    return "the watch starts anew"
+
+
+@move("healer restarts", "world", 0.3, lambda w, _: True)
+def _restarts(world: World, _: int, choice: float) -> str:
+    world.restart_wanted = True
+    world.server.faults.silent_clock = choice < 0.3
+    return "the healer restarts"
+
+
+@move("clock known", "world", 3, lambda w, _: w.server.faults.silent_clock)
+def _clock_known(world: World, _: int, choice: float) -> str:
+    world.server.faults.silent_clock = False
+    return "the API server tells its time"
+
+
+__all__ = ["DELETES", "DOOMED", "HINTS", "MODES", "MOVES", "Move"]

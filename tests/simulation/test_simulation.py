@@ -1,0 +1,74 @@
+"""A few hundred histories of the random walk, its own promises, and the planted bugs it must catch."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from statistics import median
+
+import pytest
+import structlog
+
+from tests.simulation.planted import PLANTS
+from tests.simulation.walk import Result, replay, shrink, story, walk
+
+HISTORIES = 300
+PATIENCE = 1500
+"""Histories in which a planted bug must show."""
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)
+
+
+@pytest.fixture(scope="module")
+def histories() -> list[Result]:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    return [walk(seed) for seed in range(HISTORIES)]
+
+
+def test_no_wrong_deletion_and_no_missed_orphan(histories: list[Result]) -> None:
+    failed = [result for result in histories if result.violation is not None]
+    assert not failed, "\n\n".join(story(shrink(result)) for result in failed[:2])
+
+
+def test_histories_are_long_and_differ(histories: list[Result]) -> None:
+    assert len({result.hash for result in histories}) == HISTORIES
+    assert median(result.tally.events for result in histories) >= 30
+    assert median(result.pods for result in histories) >= 3
+
+
+def test_the_walk_reaches_what_matters(histories: list[Result]) -> None:
+    counts = sum((result.tally.counts for result in histories), Counter[str]())
+    healed = {name for name in counts if name.startswith("healed: ")}
+    assert {"healed: orphaned", "healed: finished", "healed: kept"} <= healed
+    assert counts["KPO: adopted"] > 0
+    assert counts["reason: reattached"] > 0
+    assert counts["deletion: refuted"] > 0
+
+
+def test_a_seed_replays_exactly(histories: list[Result]) -> None:
+    for result in histories[:60]:
+        again = replay(result)
+        assert (again.hash, again.tally.counts) == (result.hash, result.tally.counts)
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_planted_bug_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    PLANTS[name](monkeypatch)
+    caught = next((result for result in map(walk, range(PATIENCE)) if result.violation is not None), None)
+    assert caught is not None, f"{PATIENCE} histories did not show: {PLANTS[name].__doc__}"
+
+
+def test_a_failure_is_shrunk_to_a_short_story(monkeypatch: pytest.MonkeyPatch) -> None:
+    PLANTS["no_grace"](monkeypatch)
+    caught = next(result for result in map(walk, range(PATIENCE)) if result.violation is not None)
+    short = shrink(caught)
+    assert short.violation is not None
+    assert len(short.events) < len(caught.events) / 2
+    assert "gets a DELETE" in story(short)

@@ -1,0 +1,226 @@
+"""The random walk: a plan and events from a seed, their replay, and the shrinking of a failure to a short story."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from random import Random
+
+from msgspec import Struct
+
+from healer.model import Pod
+from tests.simulation.airflow import Setup
+from tests.simulation.world import Event, Plan, Tally, Violation, World
+
+LENGTH = 70
+"""Events in a history, at most; what can't happen any more is passed over."""
+
+PAUSES = (0.2, 2.0, 8.0, 25.0, 80.0, 300.0)
+PAUSE_WEIGHTS = (35, 30, 22, 12, 5, 2)
+KINDS = ("task", "task", "task", "task", "pod", "pod", "world")
+AT_HOOK = 0.3
+"""How often something happens in the middle of a confirmation or a DELETE."""
+
+
+class Result(Struct, frozen=True):
+    """A history as it went."""
+
+    seed: int
+    plan: Plan
+    events: tuple[Event, ...]
+    tally: Tally
+    pods: int
+    end: float
+    violation: str | None = None
+
+    @property
+    def hash(self) -> bytes:
+        """What makes two histories the same: the task instances, and what happened in which order."""
+        text = repr((self.plan, self.tally.trail))
+        return hashlib.blake2b(text.encode(), digest_size=12).digest()
+
+
+class Walker:
+    """A director that makes up what happens as it goes, and remembers it."""
+
+    def __init__(self, random: Random, length: int = LENGTH) -> None:
+        self._random, self._left = random, length
+        self._at = 5000.0 + self._pause()
+        self.events: list[Event] = []
+
+    def _pause(self) -> float:
+        return self._random.choices(PAUSES, PAUSE_WEIGHTS)[0] * (0.5 + self._random.random())
+
+    def next_at(self) -> float:
+        return self._at if self._left > 0 else math.inf
+
+    def pop(self, world: World) -> Event | None:
+        self._left -= 1
+        at, self._at = self._at, self._at + self._pause()
+        return self._take(world, self._random.choice(KINDS), at)
+
+    def at_hook(self, world: World, hook: str, pods: Sequence[Pod]) -> Event | None:
+        if self._left <= 0 or self._random.random() > AT_HOOK:
+            return None
+        self._left -= 1
+        pod = self._random.choice(list(pods))
+        kind = self._random.choice(KINDS)
+        number = int(pod.uid[4:]) if kind == "pod" else world.server.facts[pod.uid].task or 0
+        return self._take(world, kind, world.time, hook, number)
+
+    def _take(self, world: World, kind: str, at: float, hook: str = "", only: int | None = None) -> Event | None:
+        able = [(move, number) for move, number in world.enabled(kind) if only in {None, number} or kind == "world"]
+        if not able:
+            return None
+        move, number = self._random.choices(able, [move.weight for move, _ in able])[0]
+        event = Event(at, move.name, number, self._random.random(), hook)
+        self.events.append(event)
+        return event
+
+
+class Replay:
+    """A director that repeats recorded events; those that can't happen any more are passed over."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self._timed = [event for event in events if not event.hook]
+        self._hooked = [event for event in events if event.hook]
+        self._next = 0
+
+    def next_at(self) -> float:
+        return self._timed[self._next].at if self._next < len(self._timed) else math.inf
+
+    def pop(self, world: World) -> Event | None:
+        self._next += 1
+        return self._timed[self._next - 1]
+
+    def at_hook(self, world: World, hook: str, pods: Sequence[Pod]) -> Event | None:
+        for number, event in enumerate(self._hooked):
+            if event.hook == hook and event.at <= world.time:
+                return self._hooked.pop(number)
+        return None
+
+
+def make_plan(random: Random) -> Plan:
+    """Draw what a history begins with."""
+    airflow = {
+        "mode": random.choices(("enforce", "report"), (9, 1))[0],
+        "ownership": "exclusive",
+        "policy": {
+            "minAge": random.choice(("0s", "2m")),
+            "grace": random.choice(("1m", "2m")),
+            "absentGrace": "5m",
+            "sightings": random.choice((1, 2, 2, 3)),
+            "retention": random.choice(
+                ({"succeeded": "0s", "failed": "3m", "kept": "2m"}, {"succeeded": "2m", "failed": "0s", "kept": "0s"})
+            ),
+            "foreignOperators": ["OurJobOperator"],
+            "actions": random.choice(
+                ({}, {"abandoned": "delete", "task-removed": "delete", "run-deleted": "delete"}, {"kept": "keep"})
+            ),
+        },
+        "limits": random.choice(
+            (
+                {"deletionsPerMinute": None, "breaker": {"maxShare": 1}},
+                {"deletionsPerMinute": 60},
+                {"deletionsPerMinute": 1, "breaker": {"maxShare": 1}},
+                {"breaker": {"maxShare": 0.3, "minCount": 1, "coolDown": "2m"}},
+            )
+        ),
+    }
+    number = random.choice((1, 2, 2, 3))
+    setups = [_setup(random, index) for index in range(number)]
+    return Plan(airflow, random.choice((30.0, 60.0)), 300.0, random.choice((0.0, 0.0, -20.0, 20.0)), tuple(setups))
+
+
+def _setup(random: Random, index: int) -> Setup:
+    return Setup(
+        operator=random.choices(("KubernetesPodOperator", "KubernetesJobOperator", "OurJobOperator"), (30, 1, 1))[0],
+        namespace=random.choices(("airflow", "jobs"), (3, 1))[0],
+        map_index=random.choice((-1, -1, index)),
+        durable=random.random() < 0.65,
+        deferrable=random.random() < 0.5,
+        on_finish=random.choices(("delete_pod", "delete_succeeded_pod", "keep_pod", "delete_active_pod"), (4, 1, 2, 1))[
+            0
+        ],
+        kill_keeps=random.random() < 0.2,
+        store=random.random() < 0.65,
+        xcom=random.random() < 0.75,
+        base=random.choice(("base", "base", "main")),
+        fixed_name=random.random() < 0.12,
+        sidecar=random.random() < 0.3,
+        restarts=random.random() < 0.1,
+        retries=random.choice((0, 1, 2)),
+        stamp=random.choices((None, "prod", "staging"), (10, 2, 1))[0],
+        elsewhere=random.random() < 0.04,
+    )
+
+
+def walk(seed: int) -> Result:
+    """Make the history of a seed."""
+    random = Random(seed)
+    plan = make_plan(random)
+    walker, tally = Walker(random), Tally()
+    world = World(plan, walker, tally)
+    violation, end = _run(world, lambda: walker.next_at() < math.inf)
+    return Result(seed, plan, tuple(walker.events), tally, len(world.server.facts), end, violation)
+
+
+def replay(result: Result, events: Sequence[Event] | None = None, words: list[str] | None = None) -> Result:
+    """Repeat a history, or what is left of its events."""
+    events, tally = result.events if events is None else tuple(events), Tally(words=words)
+    world = World(result.plan, Replay(events), tally)
+    violation, _ = _run(world, lambda: world.time < result.end)
+    return Result(result.seed, result.plan, events, tally, len(world.server.facts), result.end, violation)
+
+
+def _run(world: World, goes_on: Callable[[], bool]) -> tuple[str | None, float]:
+    """Let the history happen; return the violation if there was one, and when its moves had ended."""
+    end = math.inf
+    try:
+        while goes_on():
+            world.one_pass()
+        end = world.time
+        world.settle()
+    except Violation as violation:
+        return str(violation), min(end, world.time)
+    finally:
+        _collect(world)
+    return None, end
+
+
+def _collect(world: World) -> None:
+    counts = world.tally.counts
+    sources = {"KPO: ": world.kpo.seen, "DELETE: ": world.wire.outcomes, "Airflow: ": world.airflow.seen}
+    for prefix, seen in sources.items():
+        for name, number in seen.items():
+            counts[prefix + name] += number
+    counts["window"] += world.tally.windows
+    counts["stale replica"] += world.tally.lagged
+
+
+def shrink(result: Result) -> Result:
+    """Leave out whatever is not needed for a violation: halves first, then single events, until none can go."""
+    events, size = list(result.events), max(1, len(result.events) // 2)
+    while True:
+        before = len(events)
+        start = 0
+        while start < len(events):
+            shorter = events[:start] + events[start + size :]
+            if replay(result, shorter).violation is not None:
+                events = shorter
+            else:
+                start += size
+        if size == 1 and len(events) == before:
+            break
+        size = max(1, size // 2)
+    return replay(result, events)
+
+
+def story(result: Result) -> str:
+    """Tell a history in words."""
+    words: list[str] = []
+    again = replay(result, words=words)
+    setups = [f"task instance {index}: {setup}" for index, setup in enumerate(result.plan.setups)]
+    head = [f"seed {result.seed}: {again.violation or 'all is well'}", f"configuration: {result.plan.airflow}", *setups]
+    return "\n".join([*head, *words])
