@@ -62,10 +62,12 @@ class AirflowSeam:
         return self._ask(pods, fresh=False)
 
     def ask_each(self, pods: Sequence[Pod]) -> dict[str, Answer]:
+        lag = self.faults.lag
         answers = self._ask(pods, fresh=True)
         for pod in pods:
             if pod.uid in answers:
-                self._server.facts[pod.uid].asked = answers[pod.uid].sent
+                facts = self._server.facts[pod.uid]
+                facts.asked, facts.lag = answers[pod.uid].sent, lag
         self.hook("answered", pods)
         return answers
 

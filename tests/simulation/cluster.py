@@ -40,6 +40,7 @@ class Facts:
     stuck: bool = False
     looks: int = 0
     asked: float | None = None
+    lag: float = 0.0
     sends: int = 0
 
 

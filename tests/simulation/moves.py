@@ -258,6 +258,15 @@ def _mark(world: World, task: Task, choice: float) -> str:
     return f"is marked {state}"
 
 
+@move("run marked failed", "task", 0.3, lambda w, t: t.exists and not t.ended and t.number > 0)
+def _run_marked(world: World, task: Task, choice: float) -> str:
+    for each in world.tasks:
+        if not each.ended:
+            world.doom(each)
+            each.move("failed", world.airflow_time)
+    return "and all others that had not ended are marked failed with their run"
+
+
 @move("clear", "task", 0.8, lambda w, t: t.exists and t.number > 0 and (t.ended or t.state == "up_for_retry"))
 def _clear(world: World, task: Task, choice: float) -> str:
     world.retire(task)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from healer import rules, suspects
+from healer import guard, rules, suspects
 from healer.cluster import Proof, deletes
 from healer.model import Answer, Finding, Pod, Reason
 from healer.reconcile import casebook, healing, reconciler
@@ -74,6 +74,11 @@ def not_confirmed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reconciler.Reconciler, "_confirm", confirm)
 
 
+def breaker_never_opens(patch: pytest.MonkeyPatch) -> None:
+    """The breaker lets everything through."""
+    patch.setattr(guard.Breaker, "allowance", lambda _self, _now: None)
+
+
 PLANTS: Mapping[str, Plant] = {
     plant.__name__: plant
     for plant in (
@@ -85,5 +90,6 @@ PLANTS: Mapping[str, Plant] = {
         older_try_kills,
         protection_ignored,
         not_confirmed,
+        breaker_never_opens,
     )
 }

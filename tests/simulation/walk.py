@@ -128,7 +128,7 @@ def make_plan(random: Random) -> Plan:
             )
         ),
     }
-    number = random.choice((1, 2, 2, 3))
+    number = random.choice((1, 2, 2, 3, 5))
     setups = [_setup(random, index) for index in range(number)]
     return Plan(airflow, random.choice((30.0, 60.0)), 300.0, random.choice((0.0, 0.0, -20.0, 20.0)), tuple(setups))
 

@@ -330,7 +330,7 @@ class World:
         if why is not None:
             self._excuse(there, facts, proof, why)
             return
-        if facts.free_since >= proof.sent - self._faults.lag:  # in use for a moment, after Airflow was asked
+        if facts.free_since >= proof.sent - facts.lag:  # in use for a moment, after Airflow was asked
             self.tally.windows += 1
             return
         self._check_patience(there, facts, proof)
@@ -342,7 +342,7 @@ class World:
         since = facts.used_since or 0.0
         if since >= proof.sent:
             self.tally.windows += 1
-        elif self._faults.lag and since >= proof.sent - self._faults.lag:
+        elif since >= proof.sent - facts.lag:
             self.tally.lagged += 1
         else:
             self.check(False, pod, f"deleted although {why}, since {self.time - since:.1f} s")
