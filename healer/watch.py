@@ -13,6 +13,7 @@ import logging
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -241,6 +242,7 @@ class Watch:
         self._running = threading.Event()
         self._stop_kopf: Callable[[], None] = lambda: None
         self._login_backoff = Backoff(0.0)
+        self._sessions: weakref.WeakSet[aiohttp.ClientSession] = weakref.WeakSet()
         self._thread = threading.Thread(target=self._supervise, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -299,6 +301,9 @@ class Watch:
             )
         finally:
             tell.cancel()
+            # kopf closes its sessions when it is stopped, and leaves them open when it dies.
+            for session in list(self._sessions):
+                await session.close()
 
     async def _tell_ready(self, ready: asyncio.Event) -> None:
         await ready.wait()
@@ -337,6 +342,7 @@ class Watch:
             middlewares=[_name_server(server_name)] if server_name else [],
             trace_configs=[self._trace()],
         )
+        self._sessions.add(session)
         expiration = datetime.now(UTC) + LOGIN_AGAIN
         return kopf.AiohttpSession(server=info.server, aiohttp_session=session, expiration=expiration)
 
