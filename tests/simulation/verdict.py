@@ -14,6 +14,10 @@ HELD = frozenset({"running", "deferred"})
 TO_COME = frozenset({None, "up_for_retry", "restarting"})
 
 
+POLICY = "the policy"
+"""How a refusal begins that is the user's wish and no use by Airflow."""
+
+
 class Verdict:
     """The judge who knows the truth."""
 
@@ -22,7 +26,7 @@ class Verdict:
 
     def _policy(self, reason: Reason) -> str | None:
         allowed = self._config.policy.actions.get(reason) is Action.DELETE
-        return None if allowed else f"the policy does not delete what is {reason.value}"
+        return None if allowed else f"{POLICY} does not delete what is {reason.value}"
 
     def never_of_pod(self, pod: Pod) -> str | None:
         """Return why the Pod alone says that it must not be deleted."""

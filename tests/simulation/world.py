@@ -19,7 +19,7 @@ from tests.simulation.airflow import DOOMED, Kpo, Setup, Task
 from tests.simulation.answers import AirflowFaults, AirflowSeam
 from tests.simulation.cluster import EPOCH, NAMESPACES, Api, Facts, Server, Wire
 from tests.simulation.moves import MOVES, Move
-from tests.simulation.verdict import Verdict, ended_for_good
+from tests.simulation.verdict import POLICY, Verdict, ended_for_good
 
 MIDDLE = {
     "": "",
@@ -253,9 +253,11 @@ class World:
             task.record(self.time)
         for uid, pod in self.server.pods.items():
             facts = self.server.facts[uid]
-            if self.verdict.never_of_airflow(pod) is not None:
+            why = self.verdict.never_of_airflow(pod)
+            if why is not None:
                 facts.used_since = self.time if facts.used_since is None else facts.used_since
-                if facts.task is None or self.tasks[facts.task].exists:  # what only vanishes for a while is not in use
+                vanished = facts.task is not None and not self.tasks[facts.task].exists
+                if not vanished and not why.startswith(POLICY):  # neither of the two is a use
                     facts.free_since, facts.looks = math.inf, 0
             else:
                 facts.used_since = None
@@ -333,7 +335,8 @@ class World:
         if facts.free_since >= proof.sent - facts.lag:  # in use for a moment, after Airflow was asked
             self.tally.windows += 1
             return
-        self._check_patience(there, facts, proof)
+        if proof.finding.reason is not Reason.RUN_DELETED:  # a run that was there again for a while has no id to tell
+            self._check_patience(there, facts, proof)
         self._check_breaker(there)
         self.tally.counts[f"healed: {proof.finding.reason.value}"] += 1
 
