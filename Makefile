@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit simulate e2e lint cluster pins clean
@@ -33,12 +32,13 @@ lint: $(READY) ## ruff, mypy --strict, import order
 	@$(BIN)/lint-imports
 
 unit: $(READY) ## the fast tests: no cluster, no Airflow
-	@$(BIN)/pytest tests/unit -n auto -q
+	@$(BIN)/pytest tests/unit -n 3 -q -m "not slow"
 
 simulate: $(READY) ## random histories against the real code: N=10000 SEED=1 PROCESSES=1
 	@$(BIN)/python -m tests.simulation --n $(or $(N),10000) --seed $(or $(SEED),1) --processes $(or $(PROCESSES),1)
 
 test: lint unit ## everything: lint, unit, real API server, real Airflow, end to end
+	@$(BIN)/pytest tests/unit tests/simulation -n 3 -q -m slow
 	@$(BIN)/python -m tests.lab prepare
 	@$(BIN)/pytest tests/cluster tests/airflow tests/e2e
 

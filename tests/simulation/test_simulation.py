@@ -13,6 +13,8 @@ import structlog
 from tests.simulation.planted import PLANTS
 from tests.simulation.walk import Result, replay, shrink, story, walk
 
+pytestmark = pytest.mark.slow
+
 HISTORIES = 300
 PATIENCE = 1500
 """Histories in which a planted bug must show."""

@@ -27,6 +27,8 @@ from tests.unit.cli_world import (
 )
 from tests.unit.cluster_server import write_kubeconfig
 
+pytestmark = pytest.mark.slow
+
 ONE_SHOT = (("scan",), ("scan", "-o", "json"), ("explain", "a/p"), ("run", "--once"))
 
 

@@ -39,6 +39,8 @@ from tests.unit.cli_world import (
 )
 from tests.unit.cluster_server import page, raw_pod
 
+pytestmark = pytest.mark.slow
+
 FIELDS = [
     "namespace",
     "pod",

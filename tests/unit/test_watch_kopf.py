@@ -14,6 +14,8 @@ from healer.watch import Backoff, PodStore, Watch, _connection_info, _Retries, _
 from tests.lab.processes import wait_for
 from tests.unit.cluster_server import Answer, page, raw_pod, serving, write_kubeconfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def store():
