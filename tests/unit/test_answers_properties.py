@@ -331,6 +331,8 @@ def has_twin(world: World, row: Row) -> bool:
 
 QUESTIONS = ("look", "ask_each", "ended_lately")
 
+pytestmark = pytest.mark.slow
+
 fewer = settings(max_examples=settings.default.max_examples // 2)
 """Each example asks a whole Airflow several times."""
 
