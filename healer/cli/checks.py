@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 
 from msgspec import Struct, to_builtins
 
-from healer.airflow import Airflow, Probe
+from healer.airflow import Airflow, Mark, Probe
 from healer.cli.output import write, write_data, write_table
 from healer.cluster import Cluster, ClusterError
 from healer.config import AirflowConfig, Config, Mode, warnings
@@ -16,18 +15,10 @@ NEEDED = ("get", "list", "watch")
 """What the healer does with Pods in any mode."""
 
 
-class Verdict(StrEnum):
-    """How good it is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
 class Line(Struct, frozen=True):
     """One thing that was looked at. `fix` says how to mend it, empty where nothing need be mended."""
 
-    status: Verdict
+    status: Mark
     what: str
     detail: str
     fix: str = ""
@@ -35,10 +26,10 @@ class Line(Struct, frozen=True):
 
 def check(config: Config, cluster: Cluster, env: Mapping[str, str]) -> Iterator[Line]:
     """Look at everything. Never raises for what a server does."""
-    yield Line(Verdict.OK, "config", f"Airflows: {len(config.airflows)}, namespaces: {len(_modes(config))}")
+    yield Line(Mark.OK, "config", f"Airflows: {len(config.airflows)}, namespaces: {len(_modes(config))}")
     for text in warnings(config, env):
-        yield Line(Verdict.WARN, "config", text)
-    yield Line(Verdict.OK, "replicas", "several replicas are not supported yet: run exactly one")
+        yield Line(Mark.WARN, "config", text)
+    yield Line(Mark.OK, "replicas", "several replicas are not supported yet: run exactly one")
     yield from _cluster(config, cluster)
     for airflow in config.airflows:
         yield from _airflow(airflow)
@@ -46,7 +37,7 @@ def check(config: Config, cluster: Cluster, env: Mapping[str, str]) -> Iterator[
 
 def all_good(lines: Iterable[Line]) -> bool:
     """Whether nothing failed."""
-    return all(line.status is not Verdict.FAIL for line in lines)
+    return all(line.status is not Mark.FAIL for line in lines)
 
 
 def show(lines: Sequence[Line], form: str) -> None:
@@ -73,10 +64,10 @@ def _cluster(config: Config, cluster: Cluster) -> Iterator[Line]:
     try:
         version, account = cluster.version(), cluster.whoami()
     except ClusterError as error:
-        yield Line(Verdict.FAIL, what, str(error))
+        yield Line(Mark.FAIL, what, str(error))
         return
     yield Line(
-        Verdict.OK, what, f"Kubernetes {version} at {cluster.server}, as {account or 'an account it does not tell'}"
+        Mark.OK, what, f"Kubernetes {version} at {cluster.server}, as {account or 'an account it does not tell'}"
     )
     for namespace, mode in _modes(config).items():
         yield from _namespace(cluster, namespace, mode, account)
@@ -88,10 +79,10 @@ def _namespace(cluster: Cluster, namespace: str, mode: Mode, account: str | None
     try:
         lines = [_right(cluster, namespace, verb, resource, mode, fix) for verb, resource in _RIGHTS]
     except ClusterError as error:
-        yield Line(Verdict.FAIL, what, f"the rights can't be told: {error}")
+        yield Line(Mark.FAIL, what, f"the rights can't be told: {error}")
         return
     yield from lines
-    if lines[1].status is Verdict.OK:
+    if lines[1].status is Mark.OK:
         yield _count(cluster, namespace)
 
 
@@ -101,12 +92,12 @@ _RIGHTS = (*((verb, "pods") for verb in NEEDED), ("delete", "pods"), ("create", 
 def _right(cluster: Cluster, namespace: str, verb: str, resource: str, mode: Mode, fix: str) -> Line:
     what = f"namespace {namespace}"
     if cluster.can_i(verb, resource, namespace):
-        return Line(Verdict.OK, what, f"may {verb} {resource}")
+        return Line(Mark.OK, what, f"may {verb} {resource}")
     if resource == "events":
-        return Line(Verdict.WARN, what, f"may not {verb} events: users of kubectl will not see what was done", fix)
+        return Line(Mark.WARN, what, f"may not {verb} events: users of kubectl will not see what was done", fix)
     if verb == "delete" and mode is Mode.REPORT:
-        return Line(Verdict.OK, what, "may not delete pods, and need not in report mode")
-    return Line(Verdict.FAIL, what, f"may not {verb} pods: grant it as shown below", fix)
+        return Line(Mark.OK, what, "may not delete pods, and need not in report mode")
+    return Line(Mark.FAIL, what, f"may not {verb} pods: grant it as shown below", fix)
 
 
 def _count(cluster: Cluster, namespace: str) -> Line:
@@ -114,8 +105,8 @@ def _count(cluster: Cluster, namespace: str) -> Line:
     try:
         found = len(cluster.list_pods(namespace).pods)
     except ClusterError as error:
-        return Line(Verdict.FAIL, what, str(error))
-    return Line(Verdict.OK, what, f"KubernetesPodOperator Pods there now: {found}")
+        return Line(Mark.FAIL, what, str(error))
+    return Line(Mark.OK, what, f"KubernetesPodOperator Pods there now: {found}")
 
 
 def manifest(namespace: str, mode: Mode, account: str | None) -> str:
@@ -149,7 +140,7 @@ def _subject(account: str | None) -> str:
 
 def _airflow(config: AirflowConfig) -> Iterator[Line]:
     for found in probe(config).checks:
-        yield Line(Verdict(found.mark.value), f"airflow {config.name}", f"{found.name}: {found.text}")
+        yield Line(found.mark, f"airflow {config.name}", f"{found.name}: {found.text}")
 
 
 def probe(config: AirflowConfig) -> Probe:

@@ -8,6 +8,7 @@ labels are caught here. A *full* pass asks which task instances ended lately, an
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from enum import Enum, auto
 
@@ -19,7 +20,7 @@ from healer.airflow import Airflow
 from healer.cluster import Cluster, ClusterError, Right
 from healer.config import AirflowConfig, Mode
 from healer.metrics import Metrics
-from healer.model import Action, Answer, Finding, Known, Pod, Reason, Unknown, Withheld
+from healer.model import Action, Answer, Finding, Known, Pod, Unknown, Withheld
 from healer.reconcile.casebook import Casebook, Record, is_settled, owns
 from healer.reconcile.healing import Healed, Healing
 from healer.report import Herald, Shown
@@ -241,16 +242,10 @@ class Reconciler:
 
     def _measure(self, started: float) -> None:
         metrics, name = self._tools.metrics, self.config.name
-        counts: dict[Reason, int] = {}
-        for record in self._book:
-            counts[record.finding.reason] = counts.get(record.finding.reason, 0) + 1
-        withheld: dict[Withheld, int] = {}
-        for why in self._healed.withheld.values():
-            withheld[why] = withheld.get(why, 0) + 1
         suspects = list(self._quarantine)
-        metrics.pods(name, counts)
+        metrics.pods(name, Counter(record.finding.reason for record in self._book))
         metrics.suspects(name, self._quarantine.counts())
-        metrics.withheld(name, withheld)
+        metrics.withheld(name, Counter(self._healed.withheld.values()))
         metrics.held(name, sum(s.pod.cpu_cores for s in suspects), sum(s.pod.memory_bytes for s in suspects))
         metrics.breaker(name, self._healing.breaker.is_open)
         metrics.pass_done(name, self._tools.clock() - started, self._tools.wall())
