@@ -46,6 +46,9 @@ COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
 JOBS: Final = {"scheduler": "SchedulerJob", "triggerer": "TriggererJob", "dag-processor": "DagProcessorJob"}
 """How each component calls itself in the database."""
 
+ENDED: Final = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+"""The states in which a task instance stays."""
+
 INSIDE: Final = Path(__file__).with_name("inside")
 
 _ADOPTED: Final = "Reusing existing pod"
@@ -343,7 +346,13 @@ class Airflow:
         return list(self.request("GET", f"{_task(dag, run, task, map_index)}/tries")["task_instances"])
 
     def clear(self, dag: str, run: str, *tasks: str | tuple[str, int]) -> None:
-        """Clears tasks, or mapped ones as (task, index), so that the scheduler runs them again."""
+        """Clears tasks, or mapped ones as (task, index), so that the scheduler runs them again.
+
+        A run whose tasks have all ended is awaited first: SQLite has no row locks, so a scheduler that is about to end
+        the run would overwrite what the clearing makes of it, and nothing would ever be scheduled.
+        """
+        if "scheduler" in self.components and all(task["state"] in ENDED for task in self.task_instances(dag, run)):
+            self.wait_run(dag, run, "success", "failed")
         body = {"dry_run": False, "only_failed": False, "dag_run_id": run, "task_ids": list(tasks)}
         self.request("POST", f"/dags/{_q(dag)}/clearTaskInstances", body)
 
