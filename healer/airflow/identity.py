@@ -2,7 +2,8 @@
 
 Two sources: the task state store's `pod_identifier` (Airflow 3.3 and later; written after the Pod is created or
 adopted) and the XComs `pod_name` and `pod_namespace`. One that has nothing (404) or that we may not read (403) is no
-source. One that fails in any other way makes the answer unknown: it might have given a reason to keep.
+source. One that fails in any other way, a 403 after it could be read included, makes the answer unknown: it might have
+given a reason to keep.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ XCOM = TASK + "/xcomEntries/{key}"
 _POD_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 
 
+Readable = set[tuple[str, str]]
+"""Sources that have answered before, as (call, DAG): rights may differ from DAG to DAG."""
+
+
 class _Kept(Struct, frozen=True):
     task: str
     ended: bool
@@ -43,6 +48,7 @@ class Identities:
 
     def __init__(self) -> None:
         self._kept: dict[str, _Kept] = {}
+        self._readable: Readable = set()
 
     def of(self, round_: Round, pod: Pod, task: TaskInstance, *, fresh: bool) -> Identity:
         """Return which Pods Airflow names. `fresh`: ask, whatever is remembered. Never raises."""
@@ -50,7 +56,7 @@ class Identities:
         ended = task.state in ENDED
         if not fresh and kept is not None and (kept.task, kept.ended) == (task.id, ended):
             return kept.identity
-        identity = ask_identity(round_, pod, task)
+        identity = ask_identity(round_, pod, task, self._readable)
         self._kept.pop(pod.uid, None)
         if identity.failed is None and task.id is not None:
             self._kept[pod.uid] = _Kept(task.id, ended, identity)
@@ -65,59 +71,60 @@ class Identities:
         self._kept.pop(uid, None)
 
 
-def ask_identity(round_: Round, pod: Pod, task: TaskInstance) -> Identity:
-    """Ask both sources; the XComs only if the state store does not name this very Pod. Never raises."""
+def ask_identity(round_: Round, pod: Pod, task: TaskInstance, readable: Readable) -> Identity:
+    """Ask both sources; the XComs only if the state store does not name this very Pod. Never raises.
+
+    A source that answers is added to `readable`.
+    """
     cell = Cell(task.dag_id, task.run_id, task.task_id)
     if not askable(cell):
         return Identity(failed="its ids can't be part of a URL, so that Airflow can't be asked which Pod it uses")
+    sources = _Sources(round_, cell, task.map_index, readable)
     try:
-        stored = Identity(_from_state_store(round_, cell, task.map_index))
+        stored = Identity(sources.state_store())
         if stored.names(pod):
             return stored
-        return Identity(stored.named | _from_xcom(round_, cell, task.map_index))
+        return Identity(stored.named | sources.xcoms())
     except NoAnswerError as failed:
         return Identity(failed=str(failed))
 
 
-def _from_state_store(round_: Round, cell: Cell, map_index: int) -> frozenset[tuple[str | None, str]]:
-    if not round_.version.state_store:
-        return frozenset()
-    found = _source(
-        round_, "state-store", STATE, cell, POD_IDENTIFIER, map_index, rows.pod_identifier, is_state_missing
-    )
-    return frozenset() if found is None else frozenset({(found.namespace, _checked(found.name))})
+class _Sources(Struct, frozen=True):
+    """The sources about one task instance. All methods raise NoAnswerError."""
 
+    round_: Round
+    cell: Cell
+    map_index: int
+    readable: Readable
 
-def _from_xcom(round_: Round, cell: Cell, map_index: int) -> frozenset[tuple[str | None, str]]:
-    name = _xcom(round_, cell, "pod_name", map_index)
-    if name is None:
-        return frozenset()
-    return frozenset({(_xcom(round_, cell, "pod_namespace", map_index), name)})
+    def state_store(self) -> frozenset[tuple[str | None, str]]:
+        """Return the Pod that the state store names, as (namespace, name)."""
+        if not self.round_.version.state_store:
+            return frozenset()
+        found = self._ask("state-store", STATE, POD_IDENTIFIER, rows.pod_identifier, is_state_missing)
+        return frozenset() if found is None else frozenset({(found.namespace, _checked(found.name))})
 
+    def xcoms(self) -> frozenset[tuple[str | None, str]]:
+        """Return the Pod that the XComs name; its namespace is None where they don't say."""
+        name = self._xcom("pod_name")
+        return frozenset() if name is None else frozenset({(self._xcom("pod_namespace"), name)})
 
-def _xcom(round_: Round, cell: Cell, key: str, map_index: int) -> str | None:
-    found = _source(
-        round_, "xcom", XCOM, cell, key, map_index, rows.xcom_text, lambda reply: is_xcom_missing(reply, key)
-    )
-    return None if found is None else _checked(found)
+    def _xcom(self, key: str) -> str | None:
+        found = self._ask("xcom", XCOM, key, rows.xcom_text, lambda reply: is_xcom_missing(reply, key))
+        return None if found is None else _checked(found)
 
-
-def _source(
-    round_: Round,
-    call: str,
-    path: str,
-    cell: Cell,
-    key: str,
-    map_index: int,
-    decode: Callable[[bytes], T],
-    missing: Callable[[Reply[T]], bool],
-) -> T | None:
-    """Return what the source says, None if it has nothing or may not be read. Raises NoAnswerError."""
-    request = Request(call, path, {**ids_of(cell), "key": key}, (("map_index", map_index),))
-    reply = round_.ask(request, decode)
-    if missing(reply) or (reply.status == 403 and reply.detail == "Forbidden"):
-        return None
-    return round_.positive(reply).known
+    def _ask(
+        self, call: str, path: str, key: str, decode: Callable[[bytes], T], missing: Callable[[Reply[T]], bool]
+    ) -> T | None:
+        """Return what the source says, None if it has nothing or may not be read."""
+        request = Request(call, path, {**ids_of(self.cell), "key": key}, (("map_index", self.map_index),))
+        reply = self.round_.ask(request, decode)
+        known = call, self.cell.dag_id
+        if reply.status == 403 and reply.detail == "Forbidden" and known not in self.readable:
+            return None
+        value = None if missing(reply) else self.round_.positive(reply).known
+        self.readable.add(known)
+        return value
 
 
 def _checked(name: str) -> str:

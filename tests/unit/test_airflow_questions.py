@@ -903,6 +903,18 @@ def test_a_source_that_we_may_not_read_is_none(fake: FakeAirflow, source: str) -
     assert judge(one, only(healer(fake).look([one]))).reason is Reason.ORPHANED
 
 
+@pytest.mark.parametrize("source", SOURCES[:2])
+def test_a_source_that_we_may_not_read_any_more_makes_the_answer_unknown(fake: FakeAirflow, source: str) -> None:
+    """It has answered before, and what it said may be a reason to keep."""
+    one = suspect(fake)
+    airflow = healer(fake)
+    assert judge(one, only(airflow.look([one]))).reason is Reason.ORPHANED
+    fake.intercept = always(error(403, "Forbidden"), source)
+    assert judge(one, only(airflow.ask_each([one]))).reason is Reason.AIRFLOW_UNKNOWN
+    fake.intercept = lambda _: None
+    assert judge(one, only(airflow.ask_each([one]))).reason is Reason.ORPHANED
+
+
 @pytest.mark.parametrize(("version", "asked"), [("3.0.6", 0), ("3.2.2", 0), ("3.3.0", 1)])
 def test_the_state_store_is_asked_from_3_3_on(fake: FakeAirflow, version: str, asked: int) -> None:
     fake.version = version
