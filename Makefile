@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit simulate e2e lint cluster pins clean
+.PHONY: help demo test unit simulate chaos e2e lint cluster pins clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,11 @@ test: lint unit ## everything: lint, unit, real API server, real Airflow, end to
 e2e: $(READY) ## only the tests with real KubernetesPodOperator tasks
 	@$(BIN)/python -m tests.lab prepare
 	@$(BIN)/pytest tests/e2e
+
+chaos: $(READY) ## real tasks, everything killed at random: RUNS=1000 SEED=1 MINUTES=0 REPORT=docs/chaos.md
+	@$(BIN)/python -m tests.lab prepare
+	@$(BIN)/python -m tests.chaos --runs $(or $(RUNS),1000) --seed $(or $(SEED),1) --minutes $(or $(MINUTES),0) \
+		$(if $(REPORT),--report $(REPORT))
 
 pins: ## resolves tests/requirements.txt anew
 	@$(BIN)/python -m pip install --quiet uv

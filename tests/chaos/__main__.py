@@ -1,0 +1,54 @@
+"""`python -m tests.chaos --runs 1000 --seed 1 --report docs/chaos.md`: chaos on real parts; exit 1 when it failed."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from tests.chaos.director import AT_ONCE, Plan
+from tests.chaos.report import markdown
+from tests.chaos.run import chaos
+from tests.lab.processes import LabError, new_folder, remove_folder, say, stop_all
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--runs", type=int, default=1000, help="task instances to run at least (default: 1000)")
+    parser.add_argument("--seed", type=int, default=1, help="decides what happens (default: 1)")
+    parser.add_argument("--minutes", type=float, default=0, help="go on for at least so long")
+    parser.add_argument("--replicas", type=int, default=2, help="how many kpo-healers (default: 2)")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help=f"runs side by side (default: {AT_ONCE})")
+    parser.add_argument("--report", type=Path, help="write the report here; else it goes to standard output")
+    parser.add_argument("--keep", type=Path, help="an empty folder for logs, databases and recorded histories")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    folder = options.keep.absolute() if options.keep else new_folder("kpo-healer-chaos-")
+    plan = Plan(options.runs, options.seed, options.minutes, options.at_once)
+    try:
+        outcome = chaos(plan, folder, replicas=options.replicas)
+    except LabError as error:
+        say(f"chaos: {error}")
+        return 3
+    except KeyboardInterrupt:
+        stop_all()
+        return 130
+    finally:
+        if not options.keep:
+            remove_folder(folder)
+    text = markdown(outcome)
+    options.report.write_text(text) if options.report else sys.stdout.write(text)
+    for line in outcome.director.trouble[:20]:
+        say(f"trouble: {line}")
+    say("failed: " + "; ".join(outcome.failures) if outcome.failures else "passed")
+    return 1 if outcome.failures else 0
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

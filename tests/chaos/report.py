@@ -1,0 +1,152 @@
+"""What a run of chaos says at its end, as Markdown."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import healer
+from tests.chaos.director import Director
+from tests.chaos.memory import Trend
+from tests.chaos.recorder import Key
+from tests.chaos.verdict import Findings
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything a report is made of. seconds: of activity. stories: of each suspicion. refused: by the model."""
+
+    director: Director
+    findings: Findings
+    trends: Sequence[Trend]
+    seconds: float
+    versions: dict[str, str]
+    stories: Sequence[str]
+    traces: int
+    refused: dict[Key, str]
+    unexpected: Sequence[str]
+
+    @property
+    def failures(self) -> list[str]:
+        """Why this run is no success; empty when it is one."""
+        found = self.findings
+        lacking = self.director.lacking(fresh=True)
+        told = {
+            "wrong deletions": len(found.of("wrong")),
+            "missed orphans": len(found.missed),
+            "Pods used by a task after their deletion": len(found.used_later),
+            "Pods deleted more than once": len(found.repeated),
+            "deletions by a replica that did not hold the Lease": max(0, len(found.out_of_turn)),
+            "histories that the simulation's model holds impossible": len(self.refused),
+            "replicas that ended by themselves": len(self.unexpected),
+        }
+        reasons = [f"{count} {what}" for what, count in told.items() if count]
+        return reasons + [f"quota not met: {name} lacks {lack}" for name, lack in lacking.items()]
+
+
+def markdown(outcome: Outcome) -> str:
+    """The whole report."""
+    parts = [_head(outcome), _verdict(outcome), _quotas(outcome), _deletions(outcome), _weather(outcome)]
+    parts += [_memory(outcome), _left(outcome), _stories(outcome)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(outcome: Outcome) -> str:
+    plan, counts = outcome.director.plan, outcome.director.counts(fresh=True)
+    minutes = outcome.seconds / 60
+    versions = ", ".join(f"{name} {version}" for name, version in outcome.versions.items())
+    return f"""# Chaos on real parts
+
+`make chaos RUNS={plan.runs} SEED={plan.seed}`, {datetime.now(UTC):%Y-%m-%d}: {counts["runs"]} task instances of \
+KubernetesPodOperator really ran, with {counts["tries"]} Pods, in {minutes:.0f} minutes \
+({counts["runs"] / minutes:.0f} a minute). {versions}, Python {platform.python_version()}, \
+kpo-healer {healer.__version__} in {len(outcome.director.stage.replicas.all)} replica(s), enforce mode.
+
+The seed decides which runs are started, what happens to them and what the weather is like; when something happens
+depends on the machine, so that a seed does not replay a run exactly. The verdict comes from Airflow's own rows
+(recorded by SQL triggers), from the Pods (a watch), from the API server's audit log and from KPO's task logs, never
+from kpo-healer."""
+
+
+def _verdict(outcome: Outcome) -> str:
+    found = outcome.findings
+    rows = {
+        "deletions accepted by the API server": len(found.rulings),
+        "of a Pod in use, or that could still be used": len(found.of("wrong")),
+        "of a Pod that Airflow took back while the DELETE was on its way": len(found.of("raced")),
+        "of a Pod that a task used afterwards, by KPO's logs": len(found.used_later),
+        "of the same Pod twice": len(found.repeated),
+        "sent by a replica that did not hold the Lease": len(found.out_of_turn),
+        "refused by the API server (the Pod had changed or was gone)": len(found.refused),
+        "orphans and leftovers still there at the end": len(found.missed),
+        "replicas that ended by themselves": len(outcome.unexpected),
+        "histories given to the simulation's model": outcome.traces,
+        "histories that it holds impossible": len(outcome.refused),
+    }
+    failures = outcome.failures
+    result = "**Passed.**" if not failures else "**Failed:** " + "; ".join(failures) + "."
+    return "## Verdict\n\n" + result + "\n\n" + _table(("what", "count"), rows.items())
+
+
+def _quotas(outcome: Outcome) -> str:
+    counts, quotas = outcome.director.counts(fresh=True), outcome.director.quotas()
+    words = {
+        "adopted": "Pods adopted by a later try",
+        "cleared": "clears of ended tasks",
+        "twins": "superseded twins deleted",
+        "handed over": "deferrals handed over to a worker",
+        "orphans": "real orphans (ended task, active Pod) deleted",
+        "taken over": "take-overs between the replicas",
+    }
+    rows = [(words[name], counts[name], quota) for name, quota in quotas.items()]
+    return "## What happened\n\n" + _table(("what", "count", "at least"), rows)
+
+
+def _deletions(outcome: Outcome) -> str:
+    return "## What was deleted\n\n" + _table(("what the Pod was", "count"), outcome.findings.kinds().items())
+
+
+def _weather(outcome: Outcome) -> str:
+    director = outcome.director
+    played = Counter(scenario.name for scenario, _ in director.plays)
+    scenarios = _table(
+        ("scenario", "runs", "came to its end"),
+        [(name, count, director.done[name]) for name, count in sorted(played.items())],
+    )
+    weather = _table(("event", "count"), sorted(director.weather.items()))
+    return f"## What was done to it\n\n{scenarios}\n\n{weather}"
+
+
+def _memory(outcome: Outcome) -> str:
+    rows = [
+        (t.replica, t.life, f"{t.minutes:.0f}", f"{t.first:.1f}", f"{t.last:.1f}", f"{t.peak:.1f}",
+         "" if t.slope is None else f"{t.slope:+.2f}", f"{t.threads[0]}-{t.threads[1]}")
+        for t in outcome.trends
+    ]  # fmt: skip
+    head = ("replica", "life", "minutes", "RSS after warm-up (MB)", "at the end", "peak", "slope (MB/h)", "threads")
+    text = """The first replica is only ever frozen, so that it lives through the whole run; the other one is killed and
+restarted too. Each life of two minutes or more is a row; the slope (least squares) is told from five minutes on. The
+warm-up that is left out is ten minutes, or a quarter of a shorter life."""
+    return f"## Memory and threads\n\n{text}\n\n" + _table(head, rows)
+
+
+def _left(outcome: Outcome) -> str:
+    reasons = Counter(why or "**missed**" for _, why in outcome.findings.left)
+    if not reasons:
+        return "## What was left\n\nNo Pod was left at the end."
+    return "## What was left\n\n" + _table(("Pods left at the end, because", "count"), reasons.items())
+
+
+def _stories(outcome: Outcome) -> str:
+    stories = [f"```\n{story}\n```" for story in outcome.stories]
+    stories += [f"```\n{key}: {why}\n```" for key, why in list(outcome.refused.items())[:20]]
+    stories += [f"```\n{text}\n```" for text in outcome.unexpected]
+    return "## Stories\n\n" + "\n\n".join(stories) if stories else ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])

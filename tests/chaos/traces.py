@@ -1,0 +1,113 @@
+"""The recorded history of each task instance in the simulation's words, and what the simulation's model says to it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from tests.chaos.audit_tail import AuditTail
+from tests.chaos.recorder import Key, Picture, PodStory
+from tests.chaos.verdict import adoptions
+
+Json = Any
+
+_NATURE: Final[dict[str, dict[str, Json]]] = {
+    "kpo_keep": {"on_finish": "keep_pod"},
+    "kpo_gives_up": {"on_finish": "keep_pod"},
+    "kpo_base": {"base": "main"},
+    "kpo_base_xcom": {"base": "main"},
+    "chaos_twins": {"durable": False},
+    "chaos_twins_deferrable": {"durable": False},
+}
+
+
+def header(key: Key) -> Json:
+    """What is known of the task beforehand."""
+    nature = {"deferrable": "deferrable" in key.dag, "durable": True, "on_finish": "delete_pod", "base": "base"}
+    retries = 2 if key.dag.startswith("chaos_") else 0
+    return {
+        "kind": "trace",
+        "task": str(key),
+        "retries": retries,
+        "sampled": False,
+        **nature,
+        **_NATURE.get(key.dag, {}),
+    }
+
+
+def trace(picture: Picture, audit: AuditTail, key: Key) -> list[Json]:
+    """The header, and all events in the order of time."""
+    events = [*_states(picture, key), *_adopted(picture, key)]
+    for pod in picture.pods_of.get(key, ()):
+        events += _of_pod(pod, audit)
+    return [header(key), *sorted(events, key=lambda event: event["at"])]
+
+
+def _states(picture: Picture, key: Key) -> Iterator[Json]:
+    last: tuple[str | None, int] | None = None
+    for record in picture.tasks.get(key, ()):
+        if record.kind == "ti" and (record.state, record.tried) != last:
+            last = record.state, record.tried
+            yield {"at": record.at, "kind": "task-state", "state": record.state, "try": record.tried}
+        elif record.kind == "ti-gone":
+            yield {"at": record.at, "kind": "run-deleted"}
+
+
+def _adopted(picture: Picture, key: Key) -> Iterator[Json]:
+    pods = {pod.name: pod for pod in picture.pods_of.get(key, ())}
+    for of, tried, name in adoptions(picture, key):
+        named = next(
+            r for r in picture.tasks[key] if r.kind == "named" and r.value == name and _try_at(picture, r) == tried
+        )
+        yield {"at": named.at, "kind": "pod-adopted", "pod": pods[name].uid, "try": tried}
+        assert of == key
+
+
+def _try_at(picture: Picture, record: Any) -> int:
+    state = picture.state_at(record.key, record.at)
+    return state.tried if state else 0
+
+
+def _of_pod(pod: PodStory, audit: AuditTail) -> Iterator[Json]:
+    yield {"at": pod.sights[0].at, "kind": "pod-created", "pod": pod.uid, "try": pod.tried}
+    phase, base, checked = "Pending", False, False
+    for sight in pod.sights:
+        common = {"at": sight.at, "pod": pod.uid}
+        if sight.base_ended and not base and sight.phase == "Running":
+            yield {**common, "kind": "pod-base-ended", "exit": sight.exit_code}
+        if sight.phase != phase:
+            more = {} if sight.exit_code is None else {"exit": sight.exit_code}
+            yield {**common, "kind": "pod-phase", "phase": sight.phase, **more}
+        if sight.checked and not checked:
+            yield {**common, "kind": "pod-checked"}
+        phase, base, checked = sight.phase, base or sight.base_ended, sight.checked
+    deletions = [d for d in audit.deletions if d.name == pod.name and d.accepted]
+    if deletions:
+        yield {"at": deletions[0].at, "kind": "pod-deleted", "pod": pod.uid, "by": deletions[0].by}
+
+
+def refused(picture: Picture, audit: AuditTail, folder: Path) -> tuple[int, dict[Key, str]]:
+    """How many histories the model was asked about, and why it held some of them impossible; all are written down."""
+    try:
+        from tests.simulation.traces import accepts
+    except ImportError:
+
+        def accepts(_):
+            return None
+
+    folder.mkdir(parents=True, exist_ok=True)
+    said: dict[Key, str] = {}
+    keys = [key for key in picture.pods_of if key in picture.tasks]
+    names: Counter[str] = Counter()
+    for key in keys:
+        events = trace(picture, audit, key)
+        names[key.dag] += 1
+        file = folder / f"{key.dag}-{names[key.dag]:04}.jsonl"
+        file.write_text("".join(json.dumps(event) + "\n" for event in events))
+        why = accepts(events)
+        if why is not None:
+            said[key] = f"{file.name}: {why}"
+    return len(keys), said
