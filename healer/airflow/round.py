@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.pool import ThreadPool
@@ -30,9 +29,6 @@ COST = {Reach.CALL: 1, Reach.SLOW: 7, Reach.SERVER: PATIENCE}
 
 VERSION_PATIENCE = 10.0
 """Seconds to wait for the version: it takes a millisecond, so that a silent server is known for one soon."""
-
-VERSION_AGE = 3600.0
-"""Seconds after which the version is asked again: Airflow may have been upgraded."""
 
 
 class Version(Struct, frozen=True):
@@ -86,28 +82,28 @@ def _refuse_airflow_2(client: Client) -> None:
 
 
 class Versions:
-    """Remembers the version: asked at first use, hourly, and after a failure."""
+    """Remembers the version: asked at first use, at each audit, and after a failure."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._seen: str | None = None
         self._known: Version | None = None
-        self._asked = 0.0
 
     @property
     def text(self) -> str | None:
-        """The last version seen."""
-        return self._known.text if self._known else None
+        """The last version seen, None after one that could not be told."""
+        return self._seen
 
     def now(self) -> Version:
         """Return the version. Raises NoAnswerError."""
-        if self._known is None or time.monotonic() - self._asked > VERSION_AGE:
-            self._known = None
+        if self._known is None:
+            self._seen = None
             self._known = ask_version(self._client)
-            self._asked = time.monotonic()
+            self._seen = self._known.text
         return self._known
 
     def doubt(self) -> None:
-        """Ask again before the next round: what failed may be a restart into another version."""
+        """Ask again before the next round: there may be another version by now."""
         self._known = None
 
 

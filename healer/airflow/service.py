@@ -85,6 +85,7 @@ class Airflow:
 
     def start_audit(self) -> None:
         """Forget what could not be resolved and what may have changed, so that the next `look` asks anew."""
+        self._versions.doubt()
         self._resolver.start_audit()
         self._identities.start_audit()
         cells = {cell for cell, _ in self._resolved.values()}

@@ -221,7 +221,7 @@ def test_what_was_resolved_is_not_asked_for_again(fake: FakeAirflow) -> None:
     for _ in range(3):
         airflow.start_audit()
         airflow.look([one])
-    assert [asked.is_list for asked in fake.asked[before:]] == [True] * 3
+    assert [asked.is_list for asked in fake.asked[before:]] == [False, True] * 3, "the version, and one list"
 
 
 def test_runs_are_looked_for_among_the_newest_500(fake: FakeAirflow) -> None:
@@ -449,6 +449,20 @@ def test_airflow_2_is_called_by_its_name(fake: FakeAirflow) -> None:
     assert "is Airflow 2.11.2: kpo-healer needs Airflow 3.0 to 3.3" in why(only(healer(fake).look([pod()])))
 
 
+def test_an_upgrade_that_no_request_noticed_is_seen_at_the_next_audit(fake: FakeAirflow) -> None:
+    one = suspect(fake)
+    fake.version = "3.2.2"
+    airflow = healer(fake)
+    airflow.look([one])
+    fake.version = "3.3.2"
+    airflow.start_audit()
+    airflow.look([one])
+    assert airflow.version == "3.3.2"
+    fake.version = "4.0.0"
+    airflow.start_audit()
+    assert judge(one, only(airflow.look([one]))).reason is Reason.AIRFLOW_UNKNOWN
+
+
 @pytest.mark.parametrize("version", ["3.0.0", "3.1.8", "3.2.2", "3.3.2", "3.3.0+astro.1", "3.2.0rc1"])
 def test_known_versions(fake: FakeAirflow, version: str) -> None:
     fake.version = version
@@ -475,7 +489,7 @@ def test_a_task_larger_than_a_page_is_asked_by_its_map_indices(fake: FakeAirflow
     airflow.start_audit()
     assert set(kinds(airflow.look(pods), pods)) == {"Known"}
     assert [call.call for call in calls if call.rows > 100] == [], "it is remembered as large"
-    assert sorted(call.call for call in calls) == ["list", "list-get", "list-get", "list-get"]
+    assert sorted(call.call for call in calls) == ["list", "list-get", "list-get", "list-get", "version"]
 
 
 def test_a_large_task_on_3_0_is_asked_for_singly(fake: FakeAirflow) -> None:
