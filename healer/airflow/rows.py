@@ -29,13 +29,15 @@ class _Ids(Struct):
     map_index: int
 
 
-class _Row(_Ids):
-    id: str | None = None
+class _Row(_Ids, kw_only=True):
+    """`id` tells a try from the one after a clear, and the end tells that a Pod was made after it: both are needed."""
+
+    id: str
+    end_date: Instant | None
     state: str | UnsetType | None = UNSET
     try_number: int | None = None
     operator: str | None = None
     start_date: Instant | None = None
-    end_date: Instant | None = None
     rendered_fields: Raw = Raw(b"{}")
 
 

@@ -319,6 +319,7 @@ def test_one_bad_row_spoils_only_its_own_task_instance(fake: FakeAirflow) -> Non
     [
         {"state": 7},
         {"id": 7},
+        {"id": None},
         {"operator": ["x"]},
         {"start_date": "yesterday"},
         {"end_date": "2026-01-01T00:00:00"},
@@ -332,7 +333,7 @@ def test_a_malformed_field_makes_the_row_lack_everything(fake: FakeAirflow, fiel
     assert judge(one, answer).reason is Reason.AIRFLOW_UNKNOWN
 
 
-@pytest.mark.parametrize("field", ["state", "try_number", "operator"])
+@pytest.mark.parametrize("field", ["state", "try_number", "operator", "id", "end_date"])
 def test_a_missing_field_is_unknown(fake: FakeAirflow, field: str) -> None:
     fake.rows = [row(state="success")]
     del fake.rows[0][field]
