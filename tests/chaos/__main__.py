@@ -21,12 +21,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=0, help="go on for at least so long")
     parser.add_argument("--replicas", type=int, default=2, help="how many kpo-healers (default: 2)")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help=f"runs side by side (default: {AT_ONCE})")
+    parser.add_argument("--storm", type=float, default=1, help="how many times the usual bad weather (default: 1)")
     parser.add_argument("--report", type=Path, help="write the report here; else it goes to standard output")
     parser.add_argument("--keep", type=Path, help="an empty folder for logs, databases and recorded histories")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     folder = options.keep.absolute() if options.keep else new_folder("kpo-healer-chaos-")
-    plan = Plan(options.runs, options.seed, options.minutes, options.at_once)
+    plan = Plan(options.runs, options.seed, options.minutes, options.at_once, options.storm)
     try:
         outcome = chaos(plan, folder, replicas=options.replicas)
     except LabError as error:

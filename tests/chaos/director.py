@@ -42,12 +42,13 @@ PATIENCE: Final = 240.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked for. minutes: the least duration of the activity. weather: share of runs per event of each kind."""
+    """What is asked for. minutes: the least duration of the activity. storm: how many times the usual bad weather."""
 
     runs: int
     seed: int
     minutes: float = 0.0
     at_once: int = AT_ONCE
+    storm: float = 1.0
 
 
 WEATHER: Final[Mapping[str, float]] = {
@@ -173,7 +174,7 @@ class Director:
             return False
         if self._size < self.plan.runs or time.monotonic() < self._started + self.plan.minutes * 60:
             return True
-        return self._size < self.plan.runs * OVERTIME + 10 and bool(self.lacking())
+        return self._size < self.plan.runs * OVERTIME + 40 and bool(self.lacking())
 
     def _work(self) -> None:
         while self._more():
@@ -296,7 +297,7 @@ class Director:
             for kind, share in WEATHER.items():
                 if self._stop.is_set():
                     return
-                if share * self._size >= due[kind]:
+                if share * self.plan.storm * self._size >= due[kind]:
                     due[kind] += dice.uniform(0.7, 1.3)
                     self._event(kind, dice)
             if "taken over" in self.lacking() and self._size >= self.plan.runs:

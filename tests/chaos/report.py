@@ -81,6 +81,9 @@ def _verdict(outcome: Outcome) -> str:
         "of the same Pod twice": len(found.repeated),
         "sent by a replica that did not hold the Lease": len(found.out_of_turn),
         "refused by the API server (the Pod had changed or was gone)": len(found.refused),
+        "Pods that went without a DELETE in the audit log (the API server was killed just then)": len(
+            found.unaccounted
+        ),
         "orphans and leftovers still there at the end": len(found.missed),
         "replicas that ended by themselves": len(outcome.unexpected),
         "histories given to the simulation's model": outcome.traces,

@@ -43,7 +43,8 @@ def chaos(plan: Plan, folder: Path, *, replicas: int = 2) -> Outcome:
 def _outcome(director: Director, seconds: float, folder: Path) -> Outcome:
     stage = director.stage
     stage.audit.update()
-    findings = judge_all(stage.picture, stage.audit, stage.airflow.root / "logs")
+    claimed = {str(line["uid"]) for replica in stage.replicas.all for line in replica.lines() if _is_deletion(line)}
+    findings = judge_all(stage.picture, stage.audit, stage.airflow.root / "logs", claimed)
     _write_down(director, folder / "stories.txt")
     asked, refused = traces.refused(stage.picture, stage.audit, folder / "traces")
     return Outcome(
@@ -57,6 +58,10 @@ def _outcome(director: Director, seconds: float, folder: Path) -> Outcome:
         refused=refused,
         unexpected=[text for replica in stage.replicas.all for text in replica.unexpected],
     )
+
+
+def _is_deletion(line: Any) -> bool:
+    return "delete" in (line.get("message"), line.get("event")) and "uid" in line
 
 
 def _write_down(director: Director, file: Path) -> None:

@@ -32,8 +32,8 @@ STEP: Final = 45.0
 LONG: Final = "900s"
 """How long a Pod runs that is to be there until something happens to it."""
 
-TROUBLE: Final = (LabError, httpx.HTTPError, OSError, KeyError, StopIteration)
-"""What asking a server that is being killed ends with."""
+TROUBLE: Final = (LabError, httpx.HTTPError, OSError, KeyError, RuntimeError)
+"""What asking a server that is being killed ends with; RuntimeError: our client was closed for a new one meanwhile."""
 
 
 class MissedError(Exception):

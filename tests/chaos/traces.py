@@ -87,6 +87,8 @@ def _of_pod(pod: PodStory, audit: AuditTail) -> Iterator[Json]:
     deletions = [d for d in audit.deletions if d.name == pod.name and d.accepted]
     if deletions:
         yield {"at": deletions[0].at, "kind": "pod-deleted", "pod": pod.uid, "by": deletions[0].by}
+    elif pod.gone is not None:  # the API server was killed before it wrote the DELETE down
+        yield {"at": pod.gone, "kind": "pod-deleted", "pod": pod.uid, "by": "other"}
 
 
 def refused(picture: Picture, audit: AuditTail, folder: Path) -> tuple[int, dict[Key, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +48,7 @@ class Findings:
     out_of_turn: list[Deletion] = field(default_factory=list)
     used_later: list[tuple[PodStory, str]] = field(default_factory=list)
     repeated: list[PodStory] = field(default_factory=list)
+    unaccounted: list[PodStory] = field(default_factory=list)
 
     def of(self, verdict: str) -> list[Ruling]:
         return [ruling for ruling in self.rulings if ruling.verdict == verdict]
@@ -64,11 +65,22 @@ class Findings:
         return [pod for pod, why in self.left if why is None]
 
 
-def judge_all(picture: Picture, audit: AuditTail, logs: Path) -> Findings:
-    """The verdict on everything recorded so far."""
+def judge_all(picture: Picture, audit: AuditTail, logs: Path, claimed: Collection[str]) -> Findings:
+    """The verdict on everything recorded so far.
+
+    claimed: uids of Pods that some kpo-healer's log says it sent a DELETE for. An API server that is killed may have
+    carried one out and not have written it down; such a Pod is judged by the time at which it went.
+    """
     findings = Findings()
     deleted: dict[str, Deletion] = {}
-    for deletion in audit.deletions:
+    known = {deletion.name for deletion in audit.deletions if deletion.accepted}
+    findings.unaccounted = [p for p in picture.pods.values() if p.gone is not None and p.name not in known]
+    ghosts = [
+        Deletion(pod.gone or 0, "healer", "unknown", pod.name, 200, pod.uid, "unknown")
+        for pod in findings.unaccounted
+        if pod.uid in claimed
+    ]
+    for deletion in [*audit.deletions, *ghosts]:
         if deletion.by != "healer":
             continue
         if not deletion.accepted:
@@ -76,7 +88,8 @@ def judge_all(picture: Picture, audit: AuditTail, logs: Path) -> Findings:
             continue
         ruling = rule(picture, deletion)
         findings.rulings.append(ruling)
-        _judge_turn(audit, deletion, findings)
+        if deletion.user != "unknown":
+            _judge_turn(audit, deletion, findings)
         if ruling.pod is not None and ruling.pod.uid in deleted:
             findings.repeated.append(ruling.pod)
         elif ruling.pod is not None:
@@ -103,7 +116,7 @@ def rule(picture: Picture, deletion: Deletion) -> Ruling:
     if pod is None or pod.key is None:
         return Ruling(deletion, pod, "wrong", "unknown Pod", "the Pod is none of a run that was recorded")
     verdict, kind, why = _rule(picture, pod, pod.key, deletion.at)
-    if verdict == "wrong" and kind != "impatient" and _was_right(picture, pod, pod.key, deletion.at):
+    if verdict == "wrong" and kind not in {"impatient", "adopted"} and _was_right(picture, pod, pod.key, deletion.at):
         verdict = "raced"
     return Ruling(deletion, pod, verdict, kind, why)
 
