@@ -1,8 +1,9 @@
 """The controller: wires the parts together, runs them until SIGTERM, and stops them in order.
 
-One thread decides, by passes. Helpers around it: kopf's thread keeps the picture of the Pods fresh, a thread writes
-Events, a thread answers HTTP. The main thread only waits for the end: so a stop takes no longer than a few seconds,
-even while Airflow is silent.
+One thread decides, by passes, while this replica leads; else it only keeps the picture of the Pods warm. Helpers around
+it: kopf's thread keeps that picture fresh, a thread holds the Lease, a thread writes Events, a thread answers HTTP. The
+main thread only waits for the end: so a stop takes no longer than a few seconds, even while Airflow is silent. No
+thread dies unseen: each survives its own mistakes, and if one is gone all the same, the process ends and says so.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import structlog
 
 from healer import __version__
 from healer.airflow import Airflow, Call
-from healer.cluster import Cluster, ClusterError, Connection
-from healer.config import AirflowConfig, Config
+from healer.clock import steady
+from healer.cluster import Cluster, ClusterError, Connection, grant
+from healer.config import AirflowConfig, Config, Mode
+from healer.leader import LEASE, Campaign, Elector, Office, SoleReplica, identity, is_released
 from healer.metrics import Metrics, serve
 from healer.reconcile import Depth, Reconciler, Tools
 from healer.report import Herald
@@ -41,13 +44,19 @@ STOP_TIMEOUT = 3.0
 LAST_WORDS = 2.0
 """Seconds of these for the Events that are still waiting."""
 
+SETTLE_TIMEOUT = 2.0
+"""Seconds of these for a DELETE that is under way; if it takes longer, the Lease is left to run out by itself."""
+
+STEADY_ELECTOR = 30.0
+"""Seconds without a step of the elector that are never too many, however short the Lease is."""
+
 DECIDER = "decide"
 
 
 class Pulse:
     """Says whether the deciding thread still makes steps. Each request that ends is one, and so is each pass."""
 
-    def __init__(self, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, patience: float, clock: Callable[[], float] = steady) -> None:
         """`patience` in seconds."""
         self._patience, self._clock = patience, clock
         self._last = clock()
@@ -94,9 +103,10 @@ def run(config: Config, connection: Connection) -> int:
     previous = {number: signal.signal(number, _setter(stop)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         controller.start()
-        while not stop.wait(0.2) and controller.alive():
-            pass
-        return controller.stop(asked=stop.is_set())
+        dead = None
+        while not stop.wait(0.2) and dead is None:
+            dead = controller.dead()
+        return controller.stop(dead=None if stop.is_set() else dead)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -115,14 +125,16 @@ class Controller:
     def __init__(self, config: Config, connection: Connection) -> None:
         """Prepare everything; nothing is asked or listened to before `start`."""
         self._config = config
-        self._metrics = Metrics(config)
-        self._stopping = threading.Event()
+        self._stopping, self._wake = threading.Event(), threading.Event()
         slowest = max(airflow.timeout for airflow in config.airflows)
         self._pulse = Pulse(max(3 * config.interval, 2 * slowest))
         self._cluster = Cluster(connection, freshness=config.freshness, observe=self._kubernetes_call)
+        self._namespaces = list(dict.fromkeys(name for airflow in config.airflows for name in airflow.namespaces))
+        self._office, self._campaign = self._candidacy(connection)
+        self._elector_pulse = Pulse(max(3 * config.leader_election.lease_duration, STEADY_ELECTOR))
+        self._metrics = Metrics(config, leads=self._office.leads)
         self._herald = Herald(self._cluster)
         self._store = PodStore()
-        self._namespaces = list(dict.fromkeys(name for airflow in config.airflows for name in airflow.namespaces))
         self._watch = Watch(
             connection,
             self._namespaces,
@@ -130,58 +142,138 @@ class Controller:
             on_list=self._listed_anew,
             observe=self._metrics.kubernetes_call,
         )
-        tools = Tools(self._cluster, self._herald, self._metrics, lambda: not self._stopping.is_set())
-        self._reconcilers = [Reconciler(airflow, self._client(airflow), tools) for airflow in config.airflows]
         self._seen_lists: set[str] = set()
         self._relisted: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._failed: set[str] = set()
         self._ready = False
+        self._known: object = None
+        self._begin_term()
         self._decider = threading.Thread(target=self._decide, name=DECIDER, daemon=True)
 
     def start(self) -> None:
         """Start all parts."""
         for airflow in self._config.airflows:
             self._metrics.mode(airflow.name, airflow.mode)
-        self._http = serve(self._config.listen, self._metrics, health=self._pulse.check, ready=self._is_ready)
+        self._http = serve(self._config.listen, self._metrics, health=self._is_healthy, ready=self._is_ready)
         modes = {airflow.name: airflow.mode.value for airflow in self._config.airflows}
         log.info("started", version=__version__, port=self._http.port, airflows=modes, namespaces=self._namespaces)
         self._herald.start()
         self._watch.start()
+        if self._campaign is not None:
+            self._campaign.start()
         self._decider.start()
 
-    def alive(self) -> bool:
-        """Whether the deciding thread runs."""
-        return self._decider.is_alive()
+    def dead(self) -> str | None:
+        """Name a thread that should run and does not, None if all run."""
+        threads = {
+            "deciding": self._decider.is_alive(),
+            "leader election": self._campaign is None or self._campaign.alive(),
+            "watch": self._watch.supervised(),
+            "Events": self._herald.alive(),
+            "HTTP": self._http.alive(),
+        }
+        return next((name for name, alive in threads.items() if not alive), None)
 
-    def stop(self, *, asked: bool) -> int:
-        """Stop all parts; from now on nothing is deleted. Return 0, or 1 when nobody asked for the end."""
+    def stop(self, *, dead: str | None = None) -> int:
+        """Stop all parts; from now on nothing is deleted. Return 0, or 1 where a thread that is dead is the reason."""
         self._stopping.set()
-        log.info("stopping") if asked else log.error("the deciding thread has died: the process ends")
-        ends = (self._watch.stop, self._http.stop, lambda: self._herald.stop(LAST_WORDS))
+        self._wake.set()
+        log.error("a thread has died: the process ends", thread=dead) if dead else log.info("stopping")
+        ends = [self._watch.stop, self._http.stop, lambda: self._herald.stop(LAST_WORDS)]
+        if self._campaign is not None:
+            campaign = self._campaign
+            ends.append(lambda: campaign.stop(STOP_TIMEOUT))
         threads = [threading.Thread(target=end, daemon=True) for end in ends]
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + STOP_TIMEOUT
+        deadline = steady() + STOP_TIMEOUT
         for thread in (*threads, self._decider):
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(max(0.0, deadline - steady()))
         log.info("stopped")
-        code = 0 if asked else 1
+        code = 1 if dead else 0
         if self._decider.is_alive():
             # It waits for an answer of Airflow, and so would the interpreter at its exit.
             _exit_now(code)
         return code
 
+    # --- leading and following ----------------------------------------------------------------------------------------
+
+    def _candidacy(self, connection: Connection) -> tuple[Office, Campaign | None]:
+        terms = self._config.leader_election
+        if not terms.enabled:
+            return SoleReplica(), None
+        namespace = terms.namespace or connection.home_namespace()
+        leases = self._cluster.leases(namespace, LEASE, timeout=terms.retry_period)
+        elector = Elector(leases, terms, identity())
+        return elector, Campaign(elector, on_step=self._stepped, settle=self._has_settled)
+
+    def _may_act(self) -> bool:
+        """Whether this replica has the right to act at this moment."""
+        return self._office.leads() and not self._stopping.is_set()
+
+    def _is_lifted(self, airflow: str) -> bool:
+        return is_released(self._office.annotations, airflow, self._cluster.now())
+
+    def _has_settled(self) -> bool:
+        return self._cluster.settled(SETTLE_TIMEOUT)
+
+    def _begin_term(self) -> None:
+        """Begin knowing nothing of what was found in an earlier term: others may have acted since."""
+        self._term = self._office.term
+        tools = Tools(self._cluster, self._herald, self._metrics, self._may_act, lifted=self._is_lifted)
+        self._reconcilers = [Reconciler(airflow, self._client(airflow), tools) for airflow in self._config.airflows]
+        self._metrics.forget()
+        self._failed.clear()
+        self._schedule = Schedule(self._config, steady())
+
+    def _stepped(self) -> None:
+        """Note a step of the elector, and wake the deciding thread where it has something new to do."""
+        self._elector_pulse.beat()
+        known = self._office.leads(), self._office.term, dict(self._office.annotations)
+        if known != self._known:
+            self._known = known
+            self._wake.set()
+
     # --- the deciding thread ------------------------------------------------------------------------------------------
 
     def _decide(self) -> None:
-        schedule = Schedule(self._config, time.monotonic())
         try:
+            self._tell_missing_rights()
             while not self._stopping.is_set():
-                self._pass(schedule.next(time.monotonic()))
-                self._stopping.wait(schedule.pause(time.monotonic(), self._next_event()))
+                self._wake.clear()
+                self._wake.wait(self._lead() if self._office.leads() else self._follow())
         except Exception:
             # The rim of this thread: whoever finds it dead ends the process, and the log must say why.
             log.exception("the deciding thread fails")
+
+    def _tell_missing_rights(self) -> None:
+        """Say at once what enforce mode will fail at; reporting goes on."""
+        enforced = dict.fromkeys(n for a in self._config.airflows if a.mode is Mode.ENFORCE for n in a.namespaces)
+        for namespace in enforced:
+            with suppress(ClusterError):  # whatever is wrong, the first listing tells
+                if not self._cluster.can_i("delete", "pods", namespace):
+                    log.warning(
+                        "enforce mode, but the healer may not delete Pods here: what is found is only reported",
+                        namespace=namespace,
+                        fix=grant("delete", "pods", namespace),
+                    )
+
+    def _lead(self) -> float:
+        """Make a pass as leader. Return how long to wait until the next one, in seconds."""
+        if self._term != self._office.term:
+            self._begin_term()
+        self._pass(self._schedule.next(steady()))
+        return self._schedule.pause(steady(), self._next_event())
+
+    def _follow(self) -> float:
+        """Keep the picture of the Pods warm, and ask Airflow nothing."""
+        if self._reconcilers and self._term:
+            log.warning("this replica does not lead any more: it forgets all suspicion")
+        self._reconcilers = []
+        self._resync(Depth.FULL)
+        self._metrics.watch_restarts(self._watch.restarts)
+        self._pulse.beat()
+        return self._config.interval
 
     def _next_event(self) -> float:
         """When a reconciler wants a pass; one whose pass failed has to wait for the regular one."""
@@ -192,7 +284,7 @@ class Controller:
         self._resync(depth)
         unreadable = {name: why for name in self._namespaces if (why := self._store.why_unreadable(name)) is not None}
         for reconciler in self._reconcilers:
-            if self._stopping.is_set():
+            if not self._may_act():
                 return
             self._reconcile(reconciler, depth, unreadable)
         self._metrics.watch_restarts(self._watch.restarts)
@@ -210,13 +302,18 @@ class Controller:
         self._pulse.beat()
 
     def _resync(self, depth: Depth) -> None:
-        """List what must be listed: all at an audit, else what the watch may have missed or what could not be read."""
+        """List what must be listed: all at an audit, else what the watch may have missed or what could not be read.
+
+        While a namespace is not watched, each full pass lists it: a picture that nobody renews must not be acted upon.
+        """
         stale = set(_drained(self._relisted))
         for namespace in self._namespaces:
-            broken = depth is Depth.FULL and self._store.why_unreadable(namespace) is not None
-            if depth is Depth.AUDIT or namespace in stale or broken:
+            if depth is Depth.AUDIT or namespace in stale or (depth is Depth.FULL and self._is_blind(namespace)):
                 self._list(namespace)
         self._ready = self._ready or any(self._store.why_unreadable(name) is None for name in self._namespaces)
+
+    def _is_blind(self, namespace: str) -> bool:
+        return self._store.why_unreadable(namespace) is not None or not self._watch.watches(namespace)
 
     def _list(self, namespace: str) -> None:
         started = self._store.begin()
@@ -236,6 +333,13 @@ class Controller:
         if namespace in self._seen_lists:
             self._relisted.put(namespace)
         self._seen_lists.add(namespace)
+
+    def _is_healthy(self) -> tuple[bool, str]:
+        good, text = self._pulse.check()
+        if not good or self._campaign is None:
+            return good, text
+        stepping, elector = self._elector_pulse.check()
+        return stepping, text if stepping else f"leader election: {elector}"
 
     def _is_ready(self) -> tuple[bool, str]:
         return self._ready, "the Pods are known" if self._ready else "the Pods were not listed yet"

@@ -29,10 +29,13 @@ class Breaker:
         """Whether it is open or half-open."""
         return self._opened is not None
 
-    def update(self, *, active: int, condemned: int, now: float) -> None:
-        """Take into account how many Pods are active, and how many of these are condemned, ripe or not."""
+    def update(self, *, active: int, condemned: int, now: float, lifted: bool = False) -> None:
+        """Take into account how many Pods are active, and how many of these are condemned, ripe or not.
+
+        `lifted`: somebody has looked at it and wants all of it to go.
+        """
         tripped = condemned >= self._limits.min_count and condemned > self._limits.max_share * active
-        if not tripped:
+        if lifted or not tripped:
             self._opened = None
         elif self._opened is None:
             self._open(now)

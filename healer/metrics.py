@@ -10,13 +10,14 @@ import errno
 import logging
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from threading import Thread
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
 from healer import __version__
@@ -61,20 +62,38 @@ class Request(Protocol):
 class Metrics:
     """All figures of one process, in a registry of its own. Wall times are seconds since the epoch."""
 
-    def __init__(self, config: Config) -> None:
-        """Create every series that the configuration bounds."""
+    def __init__(self, config: Config, *, leads: Callable[[], bool] = lambda: True) -> None:
+        """Create every series that the configuration bounds. `leads`: whether this replica tells about the Airflows."""
         # The creation time of each counter would double the series and tells nothing here.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
+        self._leads = leads
+        self._of_airflows: set[str] = set()
+        self._names = [airflow.name for airflow in config.airflows]
         self._restarts_told = 0
         ProcessCollector(registry=self.registry)
         self._create_findings()
         self._create_calls()
         self._create_passes()
+        self.forget()
         for airflow in config.airflows:
             self._prepare(airflow)
             for namespace in airflow.namespaces:
                 self._readable.labels(namespace).set(0)
+
+    def forget(self) -> None:
+        """Forget what was found: another replica may have led since. What was counted stays."""
+        for name in self._names:
+            self.pods(name, {})
+            self.suspects(name, {})
+            self.withheld(name, {})
+            self.held(name, 0, 0)
+            self.breaker(name, False)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all families; those about Airflows only where this replica leads."""
+        leads = self._leads()
+        return (family for family in self.registry.collect() if leads or family.name not in self._of_airflows)
 
     def pods(self, airflow: str, counts: Mapping[Reason, int]) -> None:
         """Set how many Pods there are of each reason."""
@@ -145,7 +164,7 @@ class Metrics:
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return the exposition and its content type, in the format that an Accept header asks for."""
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        return encode(self), content_type
 
     def _create_findings(self) -> None:
         self._pods = self._gauge(
@@ -177,15 +196,11 @@ class Metrics:
         self._pass_duration = self._histogram("pass_duration_seconds", "How long a pass took.", PASSES, "airflow")
         self._last_pass = self._gauge("last_pass_timestamp_seconds", "When the last pass ended.", "airflow")
         self._restarts = self._counter("watch_restarts", "How often the watch had to be started again.")
+        self._gauge("leader", "Whether this replica acts.").set_function(lambda: float(self._leads()))
         self._gauge("build_info", "The version that runs.", "version").labels(__version__).set(1)
 
     def _prepare(self, airflow: AirflowConfig) -> None:
         name = airflow.name
-        self.pods(name, {})
-        self.suspects(name, {})
-        self.withheld(name, {})
-        self.held(name, 0, 0)
-        self.breaker(name, False)
         self.mode(name, airflow.mode)
         self.airflow_success(name, 0)
         self._delay.labels(name)
@@ -196,13 +211,19 @@ class Metrics:
                 self._deletions.labels(name, reason.value, result)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(name, text, labels, namespace="kpo_healer", registry=self.registry)
+        return Gauge(self._note(name, labels), text, labels, registry=self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, namespace="kpo_healer", registry=self.registry)
+        return Counter(self._note(name, labels), text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(name, text, labels, namespace="kpo_healer", registry=self.registry, buckets=buckets)
+        return Histogram(self._note(name, labels), text, labels, registry=self.registry, buckets=buckets)
+
+    def _note(self, name: str, labels: tuple[str, ...]) -> str:
+        """Return the full name of a family, and note whether it is about Airflows."""
+        if "airflow" in labels:
+            self._of_airflows.add(f"kpo_healer_{name}")
+        return f"kpo_healer_{name}"
 
 
 class Server:
@@ -218,6 +239,10 @@ class Server:
     def port(self) -> int:
         """The port it listens on, also where the configuration says 0."""
         return int(self._http.server_address[1])
+
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Stop listening and wait for the thread's end."""

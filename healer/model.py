@@ -1,7 +1,7 @@
 """The typed facts that flow through one pass: Pods, task instances, answers, findings.
 
 Everything here is frozen and knows neither I/O nor clocks. Times that Kubernetes or Airflow wrote are seconds since the
-epoch, in *their* clock; times of our own (`sent`) are seconds of `time.monotonic()`.
+epoch, in *their* clock; times of our own (`sent`) are seconds of `healer.clock`.
 """
 
 from __future__ import annotations
@@ -343,3 +343,4 @@ class Withheld(StrEnum):
     NOT_DUE = "not-due"
     BREAKER = "breaker"
     RATE = "rate"
+    NOT_LEADER = "not-leader"

@@ -130,6 +130,10 @@ class Herald:
         if self._thread.is_alive():
             self._thread.join(timeout)
 
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def detected(self, pod: Pod, finding: Finding, action: Action, withheld: Withheld | None) -> None:
         """Tell that a Pod is an orphan and still there."""
         if finding.reason in DETECTED:

@@ -12,7 +12,6 @@ import asyncio
 import logging
 import random
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ import kopf
 from msgspec import Struct
 from yarl import URL
 
+from healer.clock import steady
 from healer.cluster import ConnectError, Connection, Listing, decode_pod
 from healer.model import POD_SELECTOR, Pod
 
@@ -242,6 +242,7 @@ class Watch:
         self._running = threading.Event()
         self._stop_kopf: Callable[[], None] = lambda: None
         self._login_backoff = Backoff(0.0)
+        self._watched: set[str] = set()
         self._sessions: weakref.WeakSet[aiohttp.ClientSession] = weakref.WeakSet()
         self._thread = threading.Thread(target=self._supervise, name="watch", daemon=True)
 
@@ -260,6 +261,14 @@ class Watch:
     def alive(self) -> bool:
         """Whether kopf is up now; between a death and the next start it is not."""
         return self._running.is_set() and self._thread.is_alive()
+
+    def supervised(self) -> bool:
+        """Whether the thread that starts kopf again and again is there."""
+        return self._thread.is_alive()
+
+    def watches(self, namespace: str) -> bool:
+        """Whether hints about a namespace come in: its last request was answered, and kopf is up."""
+        return namespace in self._watched
 
     def _supervise(self) -> None:
         backoff = Backoff(FIRST_BACKOFF)
@@ -282,6 +291,7 @@ class Watch:
             return f"{type(error).__name__}: {error}"
         finally:
             self._running.clear()
+            self._watched.clear()
         return "without an error"
 
     async def _kopf(self) -> None:
@@ -366,6 +376,7 @@ class Watch:
     ) -> None:
         verb, status = _verb(end.url), end.response.status
         self._observe(verb, str(status))
+        self._note(end.url, watched=status == 200)
         if verb == "list" and status == 200 and "continue" not in end.url.query:
             # From here on kopf tells what changes. What vanished before it can't tell.
             self._on_list(end.url.parts[-2])
@@ -374,12 +385,21 @@ class Watch:
         self, _session: aiohttp.ClientSession, _context: SimpleNamespace, end: aiohttp.TraceRequestExceptionParams
     ) -> None:
         self._observe(_verb(end.url), "timeout" if isinstance(end.exception, TimeoutError) else "unreachable")
+        self._note(end.url, watched=False)
+
+    def _note(self, url: URL, *, watched: bool) -> None:
+        """Note whether a namespace is watched. A list alone tells nothing of what comes after it."""
+        verb = _verb(url)
+        if verb == "watch" and watched:
+            self._watched.add(url.parts[-2])
+        elif verb != "get" and not watched:
+            self._watched.discard(url.parts[-2])
 
 
 class Backoff:
     """Delays that double up to a limit, and begin anew after a steady time."""
 
-    def __init__(self, first: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, first: float, clock: Callable[[], float] = steady) -> None:
         """Take the first delay in seconds; after 0 comes 1."""
         self._first = first
         self._clock = clock

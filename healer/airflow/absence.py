@@ -6,7 +6,6 @@ the DAG? is there the run? is the DAG *still* there (a DAG that is being deleted
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -16,6 +15,7 @@ from healer.airflow.resolve import Cell
 from healer.airflow.round import Round, side_by_side
 from healer.airflow.singles import ask_task_instance, askable, dag_exists, run_exists
 from healer.airflow.transport import NoAnswerError
+from healer.clock import steady
 from healer.model import Absent, Ambiguous, Answer, Known, RunDeleted, Unknown
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class Absence:
         self._dags: dict[str, Told] = {}
         self._runs: dict[tuple[str, str], Told] = {}
         self._still: dict[str, Told] = {}
-        self._since = time.monotonic()
+        self._since = steady()
 
     def explain(self, missing: Sequence[Missing]) -> dict[str, Answer]:
         """Return an answer for every one of them, by uid."""
@@ -75,7 +75,7 @@ class Absence:
 
     def _ask(self, pod: Missing) -> Answer | None:
         """Ask for the task instance itself in the runs that exist; None if there really is none."""
-        sent, found = time.monotonic(), []
+        sent, found = steady(), []
         try:
             for cell in (cell for cell in pod.cells if self._run_is_there(cell)):
                 reply = ask_task_instance(self._round, cell, pod.map_index)

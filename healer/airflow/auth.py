@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from healer.airflow.transport import AirflowRefused, NoAnswerError, Reach
+from healer.clock import steady
 from healer.config import AirflowConfig
 
 RENEW_AT = 0.8
@@ -114,7 +114,7 @@ class Login:
         with self._lock:
             if self._token is None:
                 return self._fresh()
-            if time.monotonic() >= self._renew_at:
+            if steady() >= self._renew_at:
                 self._renew_early()
             return self._token
 
@@ -128,22 +128,22 @@ class Login:
             self._fresh()
         except NoAnswerError:
             # The old token still has a fifth of its life; if it has not, the server will say so.
-            self._renew_at = time.monotonic() + RETRY_EARLY
+            self._renew_at = steady() + RETRY_EARLY
 
     def _fresh(self) -> str:
         password = self._password()
         if self._refusal is not None:
             refused, why, until = self._refusal
-            if refused == password and time.monotonic() < until:
+            if refused == password and steady() < until:
                 raise why
         try:
             token = self._log_in(self._username, password)
         except AirflowRefused as why:
-            self._refusal = password, why, time.monotonic() + self._wait
+            self._refusal = password, why, steady() + self._wait
             self._wait = min(2 * self._wait, LONGEST_WAIT)
             raise
         self._token, self._refusal, self._wait = token, None, FIRST_WAIT
-        self._renew_at = time.monotonic() + RENEW_AT * lifetime(token)
+        self._renew_at = steady() + RENEW_AT * lifetime(token)
         return token
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sized
 from typing import Generic, TypeVar
 
@@ -12,6 +11,7 @@ from msgspec import Struct
 from healer.airflow import rows
 from healer.airflow.auth import credentials
 from healer.airflow.transport import AirflowRefused, Call, NoAnswerError, Observe, Raw, Reach, Request, Transport
+from healer.clock import steady
 from healer.config import AirflowConfig
 
 T = TypeVar("T")
@@ -112,16 +112,16 @@ class Client:
         return self._attempt(request, decode, token)
 
     def _attempt(self, request: Request, decode: Callable[[bytes], T], token: str | None) -> Reply[T]:
-        started, size = time.monotonic(), 0
+        started, size = steady(), 0
         try:
             raw = self._transport.send(request, token)
             size = len(raw.body)
             reply = self._understood(raw, decode, secret=request.call == "login")
         except NoAnswerError as failed:
-            self._observe(Call(request.call, failed.code, time.monotonic() - started, size))
+            self._observe(Call(request.call, failed.code, steady() - started, size))
             raise
         count = len(reply.value) if isinstance(reply.value, Sized) and request.call != "login" else 0
-        self._observe(Call(request.call, str(reply.status), time.monotonic() - started, size, count))
+        self._observe(Call(request.call, str(reply.status), steady() - started, size, count))
         return reply
 
     def _understood(self, raw: Raw, decode: Callable[[bytes], T], *, secret: bool) -> Reply[T]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 
 from healer.airflow.chunks import Chunk
 from healer.airflow.resolve import Cell
 from healer.airflow.rows import Page
+from healer.clock import steady
 from healer.labels import safe_label
 from healer.model import Ambiguous, Answer, Known, LabelKey, TaskInstance, Unknown
 
@@ -77,7 +77,7 @@ class Harvest:
 
     def answer(self, key: LabelKey, cells: Sequence[Cell]) -> Answer | None:
         """Return what is known of the Pod with these labels, None if every list was complete and none had it."""
-        sent = min((self._sent[cell] for cell in cells if cell in self._sent), default=time.monotonic())
+        sent = min((self._sent[cell] for cell in cells if cell in self._sent), default=steady())
         why = self.unanswered(cells, key.map_index)
         if why is not None:
             return Unknown(sent, why)
@@ -97,7 +97,7 @@ class Harvest:
         ids = (*cell, map_index)
         if ids not in self._rows:
             return None
-        sent = self._sent.get(cell, time.monotonic())
+        sent = self._sent.get(cell, steady())
         if ids in self._twisted:
             return Unknown(sent, "Airflow's answer has two rows of this task instance that contradict each other")
         return Known(sent, self._rows[ids])

@@ -5,7 +5,6 @@ No question raises for what a server does: the answer is then Unknown, with a se
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import UNSET, Struct
@@ -22,6 +21,7 @@ from healer.airflow.round import Round, Versions, side_by_side
 from healer.airflow.singles import ask_task_instance, askable
 from healer.airflow.transport import AirflowRefused, NoAnswerError, Observe, ignore
 from healer.airflow.watermarks import Watermarks
+from healer.clock import steady
 from healer.config import AirflowConfig
 from healer.labels import parse
 from healer.model import Ambiguous, Answer, Identity, Known, LabelKey, Pod, Unknown
@@ -198,7 +198,7 @@ class Airflow:
     def _ended(self, harvest: Harvest, cell: Cell, map_index: int) -> Answer | None:
         why = harvest.unanswered([cell], map_index)
         if why is not None:
-            return Unknown(time.monotonic(), why)
+            return Unknown(steady(), why)
         answer = harvest.row(cell, map_index)
         if isinstance(answer, Known) and answer.task.state is not UNSET and answer.task.state not in ENDED:
             return None
@@ -230,7 +230,7 @@ class Airflow:
 
     @staticmethod
     def _one(round_: Round, cell: Cell, map_index: int) -> Answer | None:
-        sent = time.monotonic()
+        sent = steady()
         try:
             reply = ask_task_instance(round_, cell, map_index)
         except NoAnswerError as failed:
@@ -275,7 +275,7 @@ def _readable(pods: Sequence[Pod]) -> tuple[list[_Wish], dict[str, Answer]]:
     for pod in pods:
         key = parse(pod.labels)
         if isinstance(key, str):
-            answers[pod.uid] = Unknown(time.monotonic(), key)
+            answers[pod.uid] = Unknown(steady(), key)
         else:
             wishes.append(_Wish(pod, key))
     return wishes, answers
@@ -283,12 +283,12 @@ def _readable(pods: Sequence[Pod]) -> tuple[list[_Wish], dict[str, Answer]]:
 
 def _unresolved(resolution: Resolution) -> Answer | None:
     if resolution.failed is not None:
-        return Unknown(time.monotonic(), resolution.failed)
+        return Unknown(steady(), resolution.failed)
     if resolution.unresolved is not None:
-        return Ambiguous(time.monotonic(), resolution.unresolved)
+        return Ambiguous(steady(), resolution.unresolved)
     return None
 
 
 def _unknown(pods: Iterable[Pod], failed: NoAnswerError) -> dict[str, Answer]:
-    sent = time.monotonic()
+    sent = steady()
     return {pod.uid: Unknown(sent, str(failed)) for pod in pods}

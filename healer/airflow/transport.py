@@ -7,7 +7,6 @@ page for one unknown state. Its defaults are not either: no timeout, and GETs re
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from enum import Enum
@@ -26,6 +25,8 @@ from urllib3.exceptions import (
     NewConnectionError,
     ReadTimeoutError,
 )
+
+from healer.clock import steady
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to wait for a connection."""
@@ -122,7 +123,7 @@ class Transport:
 
     def send(self, request: Request, token: str | None) -> Raw:
         """Send it once and return whatever came back. Raises NoAnswerError if nothing complete did."""
-        sent = time.monotonic()
+        sent = steady()
         patience = min(self._timeout, request.patience)
         try:
             response = self._start(request, token, patience)
@@ -177,7 +178,7 @@ class Transport:
                 raise NoAnswerError(
                     f"{self.url} answered with more than {MAX_BODY >> 20} MB: is this Airflow's API server?"
                 )
-            if time.monotonic() > sent + CONNECT_TIMEOUT + patience:
+            if steady() > sent + CONNECT_TIMEOUT + patience:
                 raise self._too_slow(patience)
         return b"".join(pieces)
 

@@ -7,12 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from msgspec import Struct, to_builtins
 
 from healer.airflow import Airflow, Mark, Probe
+from healer.cli import office
 from healer.cli.output import write, write_data, write_table
 from healer.cluster import Cluster, ClusterError
 from healer.config import AirflowConfig, Config, Mode, warnings
+from healer.leader import LEASE
 
 NEEDED = ("get", "list", "watch")
 """What the healer does with Pods in any mode."""
+
+LEASE_GROUP = "coordination.k8s.io"
 
 
 class Line(Struct, frozen=True):
@@ -29,7 +33,6 @@ def check(config: Config, cluster: Cluster, env: Mapping[str, str]) -> Iterator[
     yield Line(Mark.OK, "config", f"Airflows: {len(config.airflows)}, namespaces: {len(_modes(config))}")
     for text in warnings(config, env):
         yield Line(Mark.WARN, "config", text)
-    yield Line(Mark.OK, "replicas", "several replicas are not supported yet: run exactly one")
     yield from _cluster(config, cluster)
     for airflow in config.airflows:
         yield from _airflow(airflow)
@@ -69,8 +72,35 @@ def _cluster(config: Config, cluster: Cluster) -> Iterator[Line]:
     yield Line(
         Mark.OK, what, f"Kubernetes {version} at {cluster.server}, as {account or 'an account it does not tell'}"
     )
+    if config.leader_election.enabled:
+        yield from _lease(config, cluster, account)
     for namespace, mode in _modes(config).items():
         yield from _namespace(cluster, namespace, mode, account)
+
+
+def _lease(config: Config, cluster: Cluster, account: str | None) -> Iterator[Line]:
+    """Without these rights no replica ever leads, and nothing is done at all."""
+    what = "lease"
+    try:
+        where = office.namespace(config, cluster)
+        lacking = [verb for verb, name in _LEASE_RIGHTS if not _may_lease(cluster, verb, where, name)]
+        if not lacking:
+            found = office.lease(config, cluster).get()
+            holder = f"held by {found.holder}" if found and found.holder else "held by nobody"
+            yield Line(Mark.OK, what, f"{LEASE} in namespace {where}: may be held; now {holder}")
+    except ClusterError as error:
+        yield Line(Mark.FAIL, what, f"the Lease {LEASE} can't be read: {error}")
+        return
+    for verb in lacking:
+        text = f"may not {verb} leases in namespace {where}, without which it does nothing: grant it as shown below"
+        yield Line(Mark.FAIL, what, text, lease_manifest(where, account))
+
+
+_LEASE_RIGHTS = (("get", LEASE), ("create", ""), ("update", LEASE))
+
+
+def _may_lease(cluster: Cluster, verb: str, namespace: str, name: str) -> bool:
+    return cluster.can_i(verb, "leases", namespace, group=LEASE_GROUP, name=name)
 
 
 def _namespace(cluster: Cluster, namespace: str, mode: Mode, account: str | None) -> Iterator[Line]:
@@ -112,20 +142,37 @@ def _count(cluster: Cluster, namespace: str) -> Line:
 def manifest(namespace: str, mode: Mode, account: str | None) -> str:
     """Return the Role and RoleBinding that give an account what the healer needs in a namespace."""
     verbs = [*NEEDED, "delete"] if mode is Mode.ENFORCE else list(NEEDED)
+    rules = (
+        f'{{apiGroups: [""], resources: [pods], verbs: [{", ".join(verbs)}]}}',
+        '{apiGroups: [""], resources: [events], verbs: [create, patch]}',
+    )
+    return _manifest("kpo-healer-pods", namespace, rules, account)
+
+
+def lease_manifest(namespace: str, account: str | None) -> str:
+    """Return the Role and RoleBinding that let an account hold the Lease."""
+    rules = (
+        f"{{apiGroups: [{LEASE_GROUP}], resources: [leases], resourceNames: [{LEASE}], verbs: [get, update]}}",
+        f"{{apiGroups: [{LEASE_GROUP}], resources: [leases], verbs: [create]}}",
+    )
+    return _manifest("kpo-healer-lease", namespace, rules, account)
+
+
+def _manifest(name: str, namespace: str, rules: Sequence[str], account: str | None) -> str:
+    listed = "\n".join(f"  - {rule}" for rule in rules)
     return f"""\
 What the healer needs in namespace {namespace}; apply it with kubectl apply -f -
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
-metadata: {{name: kpo-healer-pods, namespace: {namespace}}}
+metadata: {{name: {name}, namespace: {namespace}}}
 rules:
-  - {{apiGroups: [""], resources: [pods], verbs: [{", ".join(verbs)}]}}
-  - {{apiGroups: [""], resources: [events], verbs: [create, patch]}}
+{listed}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
-metadata: {{name: kpo-healer-pods, namespace: {namespace}}}
-roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: kpo-healer-pods}}
+metadata: {{name: {name}, namespace: {namespace}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: {name}}}
 subjects:
   - {_subject(account)}"""
 

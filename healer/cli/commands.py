@@ -55,8 +55,8 @@ def cli() -> None:
 def run(session: Session, once: bool, form: str) -> int:
     """Run the controller until SIGTERM; or with --once heal what is there now.
 
-    With --once it looks, waits for at most the longest grace, confirms, acts, and lists what is due later.
-    Exit status: 0 after a clean stop; with --once 0 when done, 3 when incomplete.
+    With --once it takes the Lease, looks, waits for at most the longest grace, confirms, acts, and lists what is due
+    later. Exit status: 0 after a clean stop; with --once 0 when done, 3 when incomplete or another replica leads.
     """
     if not once:
         if click.get_current_context().get_parameter_source("form") is not ParameterSource.DEFAULT:
@@ -64,12 +64,21 @@ def run(session: Session, once: bool, form: str) -> int:
         from healer import controller
 
         return controller.run(session.config, session.connection)
-    from healer.cli import findings
+    from healer.cli import findings, office
+    from healer.leader import is_released
     from healer.reconcile import heal_once
 
-    healed = heal_once(session.config, _cluster(session))
+    cluster = _cluster(session)
+    with office.held(session.config, cluster) as held:
+        healed = heal_once(
+            session.config,
+            cluster,
+            right=held.leads,
+            lifted=lambda airflow: is_released(held.annotations, airflow, cluster.now()),
+        )
+        lost = () if held.leads() else ("the Lease was lost meanwhile: what was left is for the next run",)
     findings.show_healed(healed, form)
-    return _completeness(healed.incomplete)
+    return _completeness((*healed.incomplete, *lost))
 
 
 @cli.command()
@@ -126,6 +135,21 @@ def check(session: Session, form: str) -> int:
     lines = list(checks.check(session.config, _cluster(session), os.environ))
     checks.show(lines, form)
     return GOOD if checks.all_good(lines) else NOT_GOOD
+
+
+@cli.command()
+@click.option("--airflow", required=True, metavar="NAME", help="Whose breaker.")
+@configured(quiet=True)
+def release(session: Session, airflow: str) -> int:
+    """Lift the open breaker of one Airflow for an hour: all that is condemned there may be deleted.
+
+    Look with scan what that is before. Exit status: 0.
+    """
+    from healer.cli import office
+
+    until = office.release(session.config, _cluster(session), airflow)
+    click.echo(f"The breaker of Airflow {airflow} is lifted until {until:%Y-%m-%dT%H:%M:%SZ}.")
+    return GOOD
 
 
 def _cluster(session: Session) -> Cluster:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
+from healer.clock import steady
+from healer.cluster.answers import as_object, good, inside
 from healer.cluster.connection import Connection
 from healer.cluster.deletes import Deleter, Outcome, Proof, Right
-from healer.cluster.errors import Busy, ClusterError, Gone, Malformed, Refused, Unreachable
+from healer.cluster.errors import ClusterError, Gone, Malformed, Refused, Unreachable
 from healer.cluster.events import MAX_MESSAGE, Posted, event_body, event_name, rfc3339
+from healer.cluster.leases import LeaseClient
 from healer.cluster.pods import decode_page, decode_pod
 from healer.cluster.transport import Observe, Reply, Request, Transport
 from healer.model import POD_SELECTOR, Pod
@@ -47,7 +48,7 @@ class Cluster:
         *,
         freshness: float = FRESHNESS,
         observe: Observe = lambda _verb, _code: None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady,
     ) -> None:
         """Load the credentials; nothing is sent.
 
@@ -110,7 +111,7 @@ class Cluster:
         reply = self._read(request)
         if reply.status == 404:
             return None
-        body = _good(reply, f"get the Pod {namespace}/{name}", ("get", "pods", namespace))
+        body = good(reply, f"get the Pod {namespace}/{name}", ("get", "pods", namespace))
         pod = decode_pod(body)
         if pod is None:
             raise Malformed(f"The answer for {namespace}/{name} is no Pod.")
@@ -119,6 +120,14 @@ class Cluster:
     def delete_pod(self, pod: Pod, proof: Proof, right: Right) -> Outcome:
         """Delete the Pod if the proof is fresh and the right to act holds at the moment of sending: see `Deleter`."""
         return self._deleter.delete(pod, proof, right)
+
+    def leases(self, namespace: str, name: str, *, timeout: float = READ_TIMEOUT) -> LeaseClient:
+        """Return the client of one Lease. `timeout`: of each of its calls, in seconds."""
+        return LeaseClient(self._transport, namespace, name, timeout=timeout)
+
+    def settled(self, timeout: float) -> bool:
+        """Wait until no DELETE is under way, for at most `timeout` seconds. Return whether that is so."""
+        return self._deleter.idle.wait(timeout)
 
     def post_event(self, pod: Pod, reason: str, message: str, *, warning: bool = False, suffix: str = "") -> Posted:
         """Write an Event on the Pod, or renew the one that says the same. Never raises.
@@ -134,13 +143,13 @@ class Cluster:
             _log.debug("The Event %s on %s is lost: %s", reason, pod, error)
             return Posted.FAILED
 
-    def can_i(self, verb: str, resource: str, namespace: str, *, group: str = "") -> bool:
-        """Ask whether we have a right, as `kubectl auth can-i` does; everybody may ask.
+    def can_i(self, verb: str, resource: str, namespace: str, *, group: str = "", name: str = "") -> bool:
+        """Ask whether we have a right, as `kubectl auth can-i` does; everybody may ask. `name`: on one object only.
 
         Raises:
             ClusterError: any failure.
         """
-        attributes = {"verb": verb, "resource": resource, "namespace": namespace, "group": group}
+        attributes = {"verb": verb, "resource": resource, "namespace": namespace, "group": group, "name": name}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
@@ -148,8 +157,8 @@ class Cluster:
         }
         path = ("apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews")
         reply = self._transport.send(Request("create", "POST", path, body=review, timeout=READ_TIMEOUT))
-        answer = _object(_good(reply, "ask for our rights", ("create", "selfsubjectaccessreviews", "")))
-        return _inside(answer, "status", "allowed") is True
+        answer = as_object(good(reply, "ask for our rights", ("create", "selfsubjectaccessreviews", "")))
+        return inside(answer, "status", "allowed") is True
 
     def version(self) -> str:
         """Return the API server's version, as `v1.36.3`; whoever may not log in may not see it.
@@ -158,7 +167,7 @@ class Cluster:
             ClusterError: any failure.
         """
         reply = self._read(Request("get", "GET", ("version",), timeout=READ_TIMEOUT))
-        return str(_object(_good(reply, "read the version", ("get", "/version", ""))).get("gitVersion", "unknown"))
+        return str(as_object(good(reply, "read the version", ("get", "/version", ""))).get("gitVersion", "unknown"))
 
     def whoami(self) -> str | None:
         """Return our user name as the API server sees it; None where it doesn't tell (before Kubernetes 1.28).
@@ -171,8 +180,8 @@ class Cluster:
         reply = self._transport.send(Request("create", "POST", path, body=review, timeout=READ_TIMEOUT))
         if reply.status in {403, 404}:
             return None
-        answer = _object(_good(reply, "ask for our name", ("create", "selfsubjectreviews", "")))
-        name = _inside(answer, "status", "userInfo", "username")
+        answer = as_object(good(reply, "ask for our name", ("create", "selfsubjectreviews", "")))
+        name = inside(answer, "status", "userInfo", "username")
         return str(name) if name else None
 
     def _list(self, namespace: str) -> Listing:
@@ -181,7 +190,7 @@ class Cluster:
         skipped = 0
         while True:
             request = Request("list", "GET", (*_namespace(namespace), "pods"), query, timeout=LIST_TIMEOUT)
-            page = decode_page(_good(self._read(request), "list the Pods", ("list", "pods", namespace)))
+            page = decode_page(good(self._read(request), "list the Pods", ("list", "pods", namespace)))
             pods.extend(page.pods)
             skipped += page.skipped
             if page.continue_token is None:
@@ -207,19 +216,19 @@ class Cluster:
         reply = self._transport.send(Request("create", "POST", path, body=body, timeout=READ_TIMEOUT))
         if reply.status == 409:
             return self._renew_event((*path, name), {"message": message[:MAX_MESSAGE], "lastTimestamp": rfc3339(now)})
-        _good(reply, "write Events", ("create", "events", pod.namespace))
+        good(reply, "write Events", ("create", "events", pod.namespace))
         return Posted.NEW
 
     def _renew_event(self, path: tuple[str, ...], change: dict[str, Any]) -> Posted:
         """Renew an Event and count it. The answer to the first PATCH tells the count: we may not read Events."""
-        answer = _object(self._patch_event(path, change))
+        answer = as_object(self._patch_event(path, change))
         count = answer.get("count")
         self._patch_event(path, {"count": count + 1 if isinstance(count, int) else 2})
         return Posted.RENEWED
 
     def _patch_event(self, path: tuple[str, ...], change: dict[str, Any]) -> bytes:
         request = Request("patch", "PATCH", path, body=change, content_type=MERGE_PATCH, timeout=READ_TIMEOUT)
-        return _good(self._transport.send(request), "renew Events", ("patch", "events", path[3]))
+        return good(self._transport.send(request), "renew Events", ("patch", "events", path[3]))
 
     def _tell_no_events(self, namespace: str, error: Refused) -> None:
         if namespace not in self._no_events:
@@ -240,54 +249,6 @@ def connect(
         ConnectError: no usable configuration.
     """
     return Cluster(Connection(kubeconfig, context), freshness=freshness, observe=observe)
-
-
-def grant(verb: str, resource: str, namespace: str) -> str:
-    """Return the sentence that says how to give the healer a right."""
-    if not namespace:
-        return f"its account needs the verb {verb} on {resource}"
-    return (
-        f"bind its account to a Role that allows it: kubectl create role kpo-healer-{verb}-{resource} --verb={verb} "
-        f"--resource={resource} -n {namespace}, then kubectl create rolebinding"
-    )
-
-
-def _good(reply: Reply, doing: str, right: tuple[str, str, str]) -> bytes:
-    """Return the body of a 2xx answer, else raise what its status means."""
-    if 200 <= reply.status < 300:
-        return reply.body
-    raise _error(reply, doing, right)
-
-
-def _error(reply: Reply, doing: str, right: tuple[str, str, str]) -> ClusterError:
-    said = f" ({reply.message})" if reply.message else ""
-    where = f" in namespace {right[2]}" if right[2] else ""
-    match reply.status:
-        case 401:
-            return Refused(
-                f"The API server does not know the healer's credentials (401){said}: renew its token or login."
-            )
-        case 403:
-            return Refused(f"The healer may not {doing}{where}{said}: {grant(*right)}.")
-        case 410:
-            return Gone(f"The API server forgot what it was listing{where}{said}: try again.")
-        case 429 | 500 | 502 | 503 | 504 as status:
-            return Busy(f"The API server can't {doing}{where} now ({status}){said}.", retry_after=reply.retry_after)
-        case status:
-            return Malformed(f"The API server answered {status} when asked to {doing}{where}{said}: is it one?")
-
-
-def _object(body: bytes) -> Mapping[str, Any]:
-    try:
-        return msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, ValueError) as error:
-        raise Malformed(f"The API server's answer is no JSON object ({error}): is it one?") from error
-
-
-def _inside(value: Any, *keys: str) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
 
 
 def _namespace(name: str) -> tuple[str, ...]:

@@ -36,9 +36,16 @@ class Connection:
         return configuration
 
     def home_namespace(self) -> str:
-        """Return the namespace we live in: the Pod's own, else the context's, else `default`."""
+        """Return the namespace we live in: the Pod's own, else the context's, else `default`.
+
+        Raises:
+            ConnectError: the Pod's own can't be read.
+        """
         if self._in_cluster():
-            return (ACCOUNT / "namespace").read_text().strip()
+            try:
+                return (ACCOUNT / "namespace").read_text().strip()
+            except OSError as error:
+                raise ConnectError(f"The namespace of this Pod can't be read: {error}.") from error
         return _context_namespace(self._files(), self.context) or DEFAULT_NAMESPACE
 
     def _in_cluster(self) -> bool:

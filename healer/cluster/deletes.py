@@ -6,13 +6,14 @@ answer comes or not, a repetition is a new decision with a new proof.
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
 from msgspec import Struct
 
+from healer.clock import steady
 from healer.cluster.errors import ClusterError
 from healer.cluster.transport import Reply, Request, Transport
 from healer.model import ACTING, Finding, Pod
@@ -69,11 +70,14 @@ class _NotSentError(Exception):
 class Deleter:
     """Sends DELETEs, each with the age of its proof bounded by `freshness` (seconds)."""
 
-    def __init__(self, transport: Transport, *, freshness: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, transport: Transport, *, freshness: float, clock: Callable[[], float] = steady) -> None:
         """Take the clock by which `Proof.sent` was read."""
         self._transport = transport
         self._freshness = freshness
         self._clock = clock
+        self.idle = threading.Event()
+        """Set while no DELETE is under way. A right that is lost while it is set is seen by every later DELETE."""
+        self.idle.set()
 
     def delete(self, pod: Pod, proof: Proof, right: Right) -> Outcome:
         """Delete this Pod, as it was when it was judged and not otherwise. Never raises for what a server does.
@@ -87,6 +91,7 @@ class Deleter:
             if refusal:
                 raise _NotSentError(refusal)
 
+        self.idle.clear()  # before the check: whoever waits for `idle` would else miss what has just passed it
         try:
             # Asked before connecting too: what is stale already needs no connection.
             last_check()
@@ -95,6 +100,8 @@ class Deleter:
             return Outcome(Result.STALE, f"{pod} was not deleted: {error}.")
         except ClusterError as error:
             return Outcome(Result.ERROR, f"It is not known whether {pod} was deleted: {error}")
+        finally:
+            self.idle.set()
 
     def _refusal(self, pod: Pod, proof: Proof, right: Right) -> str | None:
         """Say why nothing may be sent now, or None."""

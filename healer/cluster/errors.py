@@ -6,12 +6,16 @@ from __future__ import annotations
 
 
 class ClusterError(Exception):
-    """A call did not give a full answer. `retry_after` is what the server asked us to wait, in seconds."""
+    """A call did not give a full answer.
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    `retry_after` is what the server asked us to wait, in seconds; `status` the HTTP status, None where there was none.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None, status: int | None = None) -> None:
         """Take the sentence that a user will read."""
         super().__init__(message)
         self.retry_after = retry_after
+        self.status = status
 
 
 class ConnectError(ClusterError):
@@ -37,6 +41,10 @@ class Unreachable(ClusterError):
 
 class Busy(ClusterError):
     """429 or 5xx: the server has trouble or asks to come back later."""
+
+
+class Conflict(ClusterError):
+    """409: somebody else was faster."""
 
 
 class Gone(ClusterError):

@@ -7,7 +7,6 @@ The `kubernetes` client does configuration, authentication, TLS and connections;
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +20,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 from urllib3.exceptions import TimeoutError as TransportTimeout
 
+from healer.clock import steady
 from healer.cluster.errors import ConnectError, Unreachable
 
 Observe: TypeAlias = Callable[[str, str], None]
@@ -99,7 +99,7 @@ class Transport:
         load: Callable[[], Any],
         *,
         observe: Observe = lambda _verb, _code: None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady,
     ) -> None:
         """Take `load`, which returns a `kubernetes.client.Configuration`; what it raises passes through."""
         self._load = load

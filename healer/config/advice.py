@@ -18,7 +18,7 @@ _NO_ENV: Mapping[str, str] = MappingProxyType({})
 
 def warnings(config: Config, env: Mapping[str, str] = _NO_ENV) -> list[str]:
     """What is allowed but unwise, a sentence each. None of them keeps the healer from running."""
-    found = [*_stale(config), *_stray(env)]
+    found = [*_stale(config), *_alone(config), *_stray(env)]
     for index, airflow in enumerate(config.airflows):
         found += [f"airflows[{index}].{text}" for text in _unwise(airflow)]
     return found
@@ -28,6 +28,14 @@ def _stale(config: Config) -> Iterator[str]:
     default = parse_duration(Config.model_fields["freshness"].default)
     if config.freshness > default:
         yield f"freshness: longer than the default {default:g}s, so Pods are deleted on older answers: shorten it"
+
+
+def _alone(config: Config) -> Iterator[str]:
+    if not config.leader_election.enabled:
+        yield (
+            "leaderElection.enabled: false, so nothing keeps two replicas from acting at once: run exactly one, also "
+            "while it is updated (strategy Recreate), or set it to true"
+        )
 
 
 def _stray(env: Mapping[str, str]) -> Iterator[str]:

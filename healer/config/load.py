@@ -200,8 +200,6 @@ def _sentence(detail: ErrorDetails) -> str:
 
 
 def _unknown_key(loc: Place) -> str:
-    if loc == ("leaderElection",):
-        return "several replicas are not supported yet: run one replica and remove the key"
     parent = tuple(part for part in loc[:-1] if isinstance(part, str))
     return f"unknown key: {hint(str(loc[-1]), [s.key for s in settings() if s.parent == parent])}"
 

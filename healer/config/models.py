@@ -138,6 +138,35 @@ class AirflowConfig(Model):
         raise ValueError("give exactly one login: username with password or passwordFile, or else token or tokenFile")
 
 
+class LeaderElection(Model):
+    """By which Lease several replicas agree who acts, and how fast another one takes over."""
+
+    enabled: bool = Field(default=True, strict=True, description="`false`: exactly one replica runs, ever")
+    namespace: Namespace | None = Field(
+        default=None, description="where the Lease `kpo-healer` is; `null`: where the healer lives"
+    )
+    lease_duration: PositiveDuration = _lasting(
+        "15s", "another replica takes over when the Lease was not renewed for so long; whole seconds"
+    )
+    renew_deadline: PositiveDuration = _lasting("10s", "a leader that could not renew for so long stops acting")
+    retry_period: PositiveDuration = _lasting("2s", "between two attempts to acquire or renew")
+
+    @field_validator("lease_duration")
+    @classmethod
+    def _whole(cls, value: float) -> float:
+        if value != int(value):
+            raise ValueError("must be whole seconds, as the API keeps no fractions: write one like 15s")
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.lease_duration > self.renew_deadline:
+            raise ValueError("leaseDuration must be longer than renewDeadline, else two would act: lengthen it")
+        if not self.renew_deadline > self.retry_period:
+            raise ValueError("renewDeadline must be longer than retryPeriod, else nobody leads for long: lengthen it")
+        return self
+
+
 class Config(Model):
     """Everything the user sets."""
 
@@ -146,6 +175,7 @@ class Config(Model):
     audit_interval: PositiveDuration = _lasting("10m", "between full reads of Pods and task instances")
     freshness: PositiveDuration = _lasting("15s", "how old Airflow's answer may be when a Pod is deleted on it")
     listen: Listen = Field(default=":8080", description="where `/metrics`, `/healthz` and `/readyz` are served")
+    leader_election: LeaderElection = Field(default_factory=LeaderElection)
     log: Log = Field(default_factory=Log)
     airflows: tuple[AirflowConfig, ...] = Field(min_length=1, description="one entry per Airflow")
 

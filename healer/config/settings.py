@@ -114,6 +114,6 @@ def _section(annotation: object) -> type[Model] | None:
 
 
 def _as_yaml(default: object) -> str:
-    if default is None:
-        return "null"
+    if default is None or isinstance(default, bool):
+        return "null" if default is None else str(default).lower()
     return str(default) if isinstance(default, str | int | float) else "[]" if default == () else "{}"

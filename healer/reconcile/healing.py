@@ -7,7 +7,6 @@ anew; what is still the same case is deleted at once, before the next slice is a
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,6 +15,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from healer.clock import steady
 from healer.cluster import Cluster, ClusterError, Proof, Result, Right
 from healer.cluster import Outcome as Deletion
 from healer.config import AirflowConfig, Mode
@@ -98,7 +98,7 @@ class Healing:
         herald: Herald,
         tally: Tally,
         right: Right,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady,
     ) -> None:
         """Take what to act on, with and about; `clock` tells monotonic seconds."""
         self._airflow, self._cluster, self._quarantine = airflow, cluster, quarantine
@@ -177,6 +177,8 @@ class Healing:
             slice_ = self._slice(round_)
             if slice_:
                 self._treat(slice_, round_)
+        if not self._right():
+            round_.withheld |= {s.pod.uid: Withheld.NOT_LEADER for s in round_.queue}
         self._waiting = frozenset(round_.withheld.values())
         return Healed(round_.withheld, tuple(round_.deleted), frozenset(round_.gone))
 

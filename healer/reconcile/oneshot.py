@@ -12,6 +12,7 @@ import structlog
 from msgspec import Struct
 
 from healer.airflow import Airflow
+from healer.clock import steady
 from healer.cluster import Cluster, ClusterError, Right, sole_replica
 from healer.config import AirflowConfig, Config
 from healer.metrics import Metrics
@@ -25,6 +26,10 @@ log = structlog.get_logger(__name__)
 
 SLACK = 2.0
 """Seconds beyond the longest grace that `run --once` waits, for the last look."""
+
+
+def _never(_airflow: str) -> bool:
+    return False
 
 
 class NoSuchPodError(Exception):
@@ -104,14 +109,17 @@ def heal_once(
     cluster: Cluster,
     *,
     right: Right = sole_replica,
+    lifted: Callable[[str], bool] = _never,
     wait: Callable[[float], object] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = steady,
 ) -> Scan:
     """Heal what is there now: look, wait for at most the longest grace, look again, act.
 
+    `lifted`: whether the breaker of an Airflow is.
+
     Raises AirflowRefused when a login is refused.
     """
-    house = _House(config, cluster, right, clock=clock)
+    house = _House(config, cluster, right, lifted=lifted, clock=clock)
     deadline = clock() + max(airflow.policy.grace for airflow in config.airflows) + SLACK
     house.herald.start()
     try:
@@ -145,11 +153,12 @@ class _House:
         right: Right,
         *,
         only: AirflowConfig | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        lifted: Callable[[str], bool] = _never,
+        clock: Callable[[], float] = steady,
     ) -> None:
         self._config, self._cluster = config, cluster
         self.herald = Herald(cluster)
-        tools = Tools(cluster, self.herald, Metrics(config), right, clock)
+        tools = Tools(cluster, self.herald, Metrics(config), right, clock, lifted=lifted)
         airflows = [only] if only is not None else config.airflows
         self._trouble: list[str] = []
         self.reconcilers = [Reconciler(airflow, self._ready(airflow), tools) for airflow in airflows]

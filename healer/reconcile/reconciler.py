@@ -17,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from healer.airflow import Airflow
+from healer.clock import steady
 from healer.cluster import Cluster, ClusterError, Right
 from healer.config import AirflowConfig, Mode
 from healer.metrics import Metrics
@@ -39,14 +40,19 @@ class Depth(Enum):
 
 
 class Tools(Struct, frozen=True):
-    """What a pass works with. `clock` tells monotonic seconds, `wall` epoch seconds (for metrics only)."""
+    """What a pass works with.
+
+    `clock` tells monotonic seconds, `wall` epoch seconds (for metrics only); `lifted` whether somebody has lifted the
+    breaker of an Airflow.
+    """
 
     cluster: Cluster
     herald: Herald
     metrics: Metrics
     right: Right
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = steady
     wall: Callable[[], float] = time.time
+    lifted: Callable[[str], bool] = lambda _airflow: False
 
 
 class Reconciler:
@@ -69,6 +75,7 @@ class Reconciler:
             clock=tools.clock,
         )
         self._announced: dict[str, Signature] = {}
+        self._lifted = False
         self._healed = Healed({})
         self.deleted: tuple[Shown, ...] = ()
         """What the last pass deleted."""
@@ -210,21 +217,20 @@ class Reconciler:
         """Let the breaker count, before anything is deleted, how much of what works is condemned."""
         active = sum(1 for record in self._book if record.active and not record.pod.terminating)
         condemned = sum(1 for s in self._quarantine if s.active and s.action is Action.DELETE)
-        was_open = self._healing.breaker.is_open
-        self._healing.breaker.update(active=active, condemned=condemned, now=self._tools.clock())
-        if self._healing.breaker.is_open is not was_open:
+        breaker, lifted = self._healing.breaker, self._tools.lifted(self.config.name)
+        was_open, was_lifted, self._lifted = breaker.is_open, self._lifted, lifted
+        breaker.update(active=active, condemned=condemned, now=self._tools.clock(), lifted=lifted)
+        if (breaker.is_open, lifted) != (was_open, was_lifted):
             self._tell_breaker(active, condemned)
 
     def _tell_breaker(self, active: int, condemned: int) -> None:
-        tell = log.warning if self._healing.breaker.is_open else log.info
-        tell(
-            "the breaker is open: too many active Pods are condemned at once, none of them is deleted"
-            if self._healing.breaker.is_open
-            else "the breaker is closed again",
-            airflow=self.config.name,
-            condemned=condemned,
-            active=active,
-        )
+        if self._healing.breaker.is_open:
+            tell, what = log.warning, "open: too many active Pods are condemned at once, none of them is deleted"
+        elif self._lifted:
+            tell, what = log.warning, "lifted by hand: whatever is condemned may be deleted"
+        else:
+            tell, what = log.info, "closed again"
+        tell(f"the breaker is {what}", airflow=self.config.name, condemned=condemned, active=active)
 
     def _heal(self, unreadable: set[str]) -> None:
         self._healed = self._healing.heal(self._now(), unreadable)

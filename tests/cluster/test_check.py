@@ -17,7 +17,8 @@ from tests.unit.cli_world import Outcome, Server, kpo_healer, serving, undisturb
 
 PODS = {"apiGroups": [""], "resources": ["pods"]}
 EVENTS = {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]}
-ALL = [PODS | {"verbs": ["get", "list", "watch", "delete"]}, EVENTS]
+LEASES = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}
+ALL = [PODS | {"verbs": ["get", "list", "watch", "delete"]}, EVENTS, LEASES]
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +68,7 @@ def test_all_rights(cluster: Cluster, namespace: str, run: Any) -> None:
 
 @pytest.mark.parametrize("verb", ["get", "list", "watch", "delete"])
 def test_a_missing_right_is_named(verb: str, cluster: Cluster, namespace: str, run: Any) -> None:
-    rules = [PODS | {"verbs": [each for each in ALL[0]["verbs"] if each != verb]}, EVENTS]
+    rules = [PODS | {"verbs": [each for each in ALL[0]["verbs"] if each != verb]}, EVENTS, LEASES]
     outcome = run(cluster.service_account(namespace, "healer", rules), "check", "-o", "json")
     assert outcome.code == 1
     assert failed(outcome) == [f"may not {verb} pods: grant it as shown below"]
@@ -77,15 +78,21 @@ def test_what_it_prints_grants_what_is_missing(cluster: Cluster, namespace: str,
     kubeconfig = cluster.service_account(namespace, "healer", [])
     outcome = run(kubeconfig, "check", "-o", "json")
     assert outcome.code == 1
-    assert failed(outcome) == [f"may not {verb} pods: grant it as shown below" for verb in ALL[0]["verbs"]]
-    (fix,) = {line["fix"] for line in json.loads(outcome.out) if line["fix"]}
-    for document in yaml.safe_load_all(fix[fix.index("---") :]):
-        cluster.apply(document)
+    lease = "may not {} leases in namespace " + namespace + ", without which it does nothing: grant it as shown below"
+    assert failed(outcome) == [
+        *(lease.format(verb) for verb in LEASES["verbs"]),
+        *(f"may not {verb} pods: grant it as shown below" for verb in ALL[0]["verbs"]),
+    ]
+    fixes = {line["fix"] for line in json.loads(outcome.out) if line["fix"]}
+    assert len(fixes) == 2
+    for fix in fixes:
+        for document in yaml.safe_load_all(fix[fix.index("---") :]):
+            cluster.apply(document)
     assert run(kubeconfig, "check").code == 0
 
 
 def test_report_mode_needs_no_right_to_delete(cluster: Cluster, namespace: str, run: Any) -> None:
-    kubeconfig = cluster.service_account(namespace, "healer", [PODS | {"verbs": ["get", "list", "watch"]}])
+    kubeconfig = cluster.service_account(namespace, "healer", [PODS | {"verbs": ["get", "list", "watch"]}, LEASES])
     outcome = run(kubeconfig, "check", "--mode", "report")
     assert outcome.code == 0
     assert "may not create events" in outcome.out

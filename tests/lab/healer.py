@@ -39,8 +39,9 @@ USER: Final = f"system:serviceaccount:{ACCOUNT}:{ACCOUNT}"
 RIGHTS: Final[Sequence[Json]] = (
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "delete"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
 )
-"""All that kpo-healer needs in a namespace."""
+"""All that kpo-healer needs in a namespace, the Lease's included."""
 
 QUICK: Final[Json] = {
     "interval": "1s",
@@ -122,7 +123,9 @@ class Installation:
             "policy": PATIENCE | dict(policy or {}),
             "limits": dict(limits or {}),
         }
-        config = {"mode": "report", **copy.deepcopy(QUICK), "airflows": [airflow]}
+        # Beside the Pods: installations side by side, and one after another that was killed, don't share a Lease then.
+        election = {"namespace": namespaces[0]}
+        config = {"mode": "report", **copy.deepcopy(QUICK), "leaderElection": election, "airflows": [airflow]}
         return cls(folder, kubeconfig, config, sabotage)
 
     @property

@@ -164,6 +164,12 @@ def with_row(changes: dict[str, Any], seen: Seen) -> Answer:
     return answer(200, ROW | changes) if reply.body == ROW else reply
 
 
+def written(lease: Any) -> Any:
+    """Return a Lease as the API server would have written it."""
+    version = str(int(lease["metadata"].get("resourceVersion", 0)) + 1)
+    return lease | {"metadata": lease["metadata"] | {"resourceVersion": version}}
+
+
 def kubernetes(seen: Seen) -> Answer:
     """Answer as an API server with the one Pod, where everything is allowed."""
     path = seen.path.partition("?")[0]
@@ -173,6 +179,8 @@ def kubernetes(seen: Seen) -> Answer:
         return answer(201, {"status": {"allowed": True}})
     if path.endswith("/selfsubjectreviews"):
         return answer(201, {"status": {"userInfo": {"username": "system:serviceaccount:ops:healer"}}})
+    if "/leases" in path and seen.method != "GET":
+        return answer(200, written(seen.body))
     if path.endswith("/pods"):
         return answer(200, page(raw_pod()) if "/namespaces/a/" in path else page())
     if path.endswith("/pods/p"):

@@ -294,12 +294,12 @@ def test_no_configuration_at_all(good: World) -> None:
     is_one_sentence(outcome, "no Airflow is described: give a file with --config")
 
 
-def test_replicas_are_not_supported_yet(good: World) -> None:
+def test_a_lease_that_two_would_hold(good: World) -> None:
     path = good.config()
-    path.write_text(path.read_text() + "leaderElection: {enabled: true}\n")
+    path.write_text(path.read_text() + "leaderElection: {leaseDuration: 5s}\n")
     outcome = good.run("run", "--config", str(path))
     assert outcome.code == 2
-    is_one_sentence(outcome, "leaderElection: several replicas are not supported yet: run one replica")
+    is_one_sentence(outcome, "leaderElection: leaseDuration must be longer than renewDeadline")
 
 
 def test_a_port_that_is_taken(good: World) -> None:

@@ -242,8 +242,28 @@ class TestCheck:
         assert [line for line in lines if line["what"] == "airflow prod" and "3.3.2" in line["detail"]]
         assert [line for line in lines if "system:serviceaccount:ops:healer" in line["detail"]]
 
-    def test_several_replicas_are_not_supported_yet(self, good: World) -> None:
-        assert "several replicas are not supported yet: run exactly one" in good.run("check").out
+    def test_the_lease_is_told(self, good: World) -> None:
+        assert "ok      lease         kpo-healer in namespace home: may be held; now held by nobody" in (
+            good.run("check").out
+        )
+
+    def test_a_sole_replica_is_warned_and_needs_no_lease(self, good: World) -> None:
+        path = good.config()
+        path.write_text(path.read_text() + "leaderElection: {enabled: false}\n")
+        outcome = good.run("check", config=path)
+        assert outcome.code == 0
+        assert "warn    config        leaderElection.enabled: false" in outcome.out
+        assert not [seen for seen in good.cluster.seen if "lease" in str(seen)]
+
+    @pytest.mark.parametrize("verb", ["get", "create", "update"])
+    def test_a_missing_right_on_the_lease(self, verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with world(tmp_path, capsys, cluster=partial(without, verb, "leases")) as made:
+            outcome = made.run("check")
+        assert outcome.code == 1
+        assert f"fail    lease         may not {verb} leases in namespace home" in outcome.out
+        role = yaml.safe_load(outcome.out[outcome.out.index("---\n") :].split("---\n")[1])
+        verbs = {verb for rule in role["rules"] if rule["resources"] == ["leases"] for verb in rule["verbs"]}
+        assert verbs == {"get", "create", "update"}
 
     def test_warnings_do_not_change_the_exit_code(self, good: World) -> None:
         outcome = good.run("check")

@@ -283,8 +283,17 @@ class TestRefused:
         ("top", "sentence"),
         [
             ("lisen: ':1'", "lisen: unknown key: did you mean listen?"),
-            ("leaderElection: {enabled: true}", "leaderElection: several replicas are not supported yet: run one"),
-            ("leaderElection: null", "leaderElection: several replicas are not supported yet: run one"),
+            ("leaderElection: null", "leaderElection: must hold keys and values of its own"),
+            (
+                "leaderElection: {leaseDuratio: 15s}",
+                "leaderElection.leaseDuratio: unknown key: did you mean",
+            ),
+            ("leaderElection: {leaseDuration: 12500ms}", "leaderElection.leaseDuration: must be whole seconds"),
+            ("leaderElection: {leaseDuration: 10s}", "leaderElection: leaseDuration must be longer than renewDeadline"),
+            ("leaderElection: {renewDeadline: 2s}", "leaderElection: renewDeadline must be longer than retryPeriod"),
+            ("leaderElection: {retryPeriod: 0s}", "leaderElection.retryPeriod: must be longer than 0s"),
+            ("leaderElection: {enabled: 1}", "leaderElection.enabled: "),
+            ("leaderElection: {namespace: a/b}", "leaderElection.namespace: 'a/b' is not a namespace's name"),
             ("interval: 0s", "interval: must be longer than 0s"),
             ("freshness: 0s", "freshness: must be longer than 0s"),
             ("listen: 8080", "listen: must be text: put it in quotes"),
@@ -404,6 +413,10 @@ class TestWarnings:
         found = warnings(load(write(FULL.replace(old, new)), {}, {}))
         assert [text for text in found if text.startswith(sentence)]
 
+    def test_says_that_a_sole_replica_must_stay_alone(self, write: Write) -> None:
+        config = load(write("leaderElection: {enabled: false}\n" + FULL), {}, {})
+        assert [text for text in warnings(config) if text.startswith("leaderElection.enabled: false, so nothing keeps")]
+
     def test_a_cluster_address_may_be_plain_http(self, write: Write) -> None:
         config = load(write(FULL.replace("airflow-api-server:", "airflow.prod.svc.cluster.local:")), {}, {})
         assert not [text for text in warnings(config) if "clear text" in text]
@@ -420,5 +433,5 @@ def test_settings_name_every_key_with_a_meaning() -> None:
     assert {"interval", "airflows[].policy.retention.succeeded", "airflows[].limits.breaker.coolDown"} <= {
         s.path for s in listed
     }
-    sections = {"log", "policy", "retention", "limits", "breaker"}
+    sections = {"leaderElection", "log", "policy", "retention", "limits", "breaker"}
     assert [s.path for s in listed if not s.description and s.key not in sections] == []

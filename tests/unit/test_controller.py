@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from healer import controller
 from healer.airflow import Call
-from healer.cluster import Connection, Listing, Outcome, Refused, Result
+from healer.cluster import ClusterError, Conflict, Connection, Lease, Listing, Outcome, Refused, Result
 from healer.config import Config
 from healer.controller import BETWEEN_PASSES, Controller, Pulse, Schedule
 from healer.reconcile import Depth
@@ -38,7 +39,8 @@ def a_config(**changes: Any) -> Config:
         "limits": {"breaker": {"maxShare": 1}},
         **changes.pop("airflow", {}),
     }
-    return Config.model_validate({"listen": "127.0.0.1:0", "airflows": [airflow], **changes})
+    alone = {"enabled": False}
+    return Config.model_validate({"listen": "127.0.0.1:0", "leaderElection": alone, "airflows": [airflow], **changes})
 
 
 class FakeWatch:
@@ -46,12 +48,57 @@ class FakeWatch:
 
     def __init__(self, *_: Any, on_list: Callable[[str], None], **__: Any) -> None:
         self.on_list, self.restarts, self.stopped = on_list, 0, False
+        self.alive, self.blind = True, set[str]()
 
     def start(self) -> None:
         self.restarts = 2
 
     def stop(self) -> None:
         self.stopped = True
+
+    def supervised(self) -> bool:
+        return self.alive
+
+    def watches(self, namespace: str) -> bool:
+        return namespace not in self.blind
+
+
+class LiveLease:
+    """A Lease that other replicas, and tests, write to as well."""
+
+    def __init__(self) -> None:
+        self.lease: Lease | None = None
+        self.failure: ClusterError | None = None
+        self.calls = 0
+
+    def get(self) -> Lease | None:
+        self._ask()
+        return self.lease
+
+    def create(self, lease: Lease) -> Lease:
+        self._ask()
+        assert self.lease is None
+        return self.write(lease)
+
+    def replace(self, lease: Lease) -> Lease:
+        self._ask()
+        if self.lease is None or lease.resource_version != self.lease.resource_version:
+            raise Conflict("somebody was faster", status=409)
+        return self.write(lease)
+
+    def write(self, lease: Lease) -> Lease:
+        self.lease = structs.replace(lease, resource_version=str(self.calls))
+        return self.lease
+
+    def by(self, holder: str) -> None:
+        """Let somebody else hold it."""
+        self.calls += 1
+        self.write(Lease(holder, 15.0, (self.lease.transitions if self.lease else 0) + 1))
+
+    def _ask(self) -> None:
+        self.calls += 1
+        if self.failure is not None:
+            raise self.failure
 
 
 class LiveCluster:
@@ -62,6 +109,18 @@ class LiveCluster:
         self.listings: dict[str, Any] = {"airflow": Listing([], "1"), "batch": Listing([], "1")}
         self.lists: list[str] = []
         self.deleted: list[str] = []
+        self.lease = LiveLease()
+        self.denied: set[str] = set()
+        self.is_settled = True
+
+    def leases(self, *_: Any, **__: Any) -> LiveLease:
+        return self.lease
+
+    def settled(self, _timeout: float) -> bool:
+        return self.is_settled
+
+    def can_i(self, _verb: str, _resource: str, namespace: str) -> bool:
+        return namespace not in self.denied
 
     def now(self) -> float:
         return time.time()
@@ -118,7 +177,10 @@ class Parts:
         self.controller = Controller(a_config(**config), Connection())
         self.cluster: LiveCluster = self.controller._cluster  # type: ignore[assignment]
         self.watch: FakeWatch = self.controller._watch  # type: ignore[assignment]
-        self.airflow: LiveAirflow = self.controller._reconcilers[0]._airflow  # type: ignore[assignment]
+
+    @property
+    def airflow(self) -> LiveAirflow:
+        return self.controller._reconcilers[0]._airflow  # type: ignore[return-value]
 
     def add(self, *uids: str) -> None:
         pods = [a_pod(uid=uid, name=uid, created=time.time() - 1000) for uid in uids]
@@ -374,10 +436,10 @@ def test_it_serves_heals_and_stops(parts: Parts) -> None:
         assert parts.get("/healthz") == 200
         assert parts.get("/metrics") == 200
     finally:
-        code = parts.controller.stop(asked=True)
+        code = parts.controller.stop()
     assert code == 0
     assert parts.watch.stopped
-    assert not parts.controller.alive()
+    assert parts.controller.dead() == "deciding"
 
 
 def test_a_signal_ends_it_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,7 +475,7 @@ def test_it_does_not_wait_for_an_answer_that_hangs(
     parts.controller.start()
     try:
         assert parts.airflow.asked.wait(PATIENCE)
-        assert parts.controller.stop(asked=True) == 0
+        assert parts.controller.stop() == 0
         assert exits == [0]
     finally:
         parts.airflow.free.set()
@@ -427,7 +489,7 @@ def test_no_part_can_hold_up_the_stop(parts: Parts, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(parts.watch, "stop", lambda: hang.wait(PATIENCE))
     parts.controller.start()
     try:
-        assert parts.controller.stop(asked=True) == 0
+        assert parts.controller.stop() == 0
     finally:
         hang.set()
 

@@ -47,7 +47,7 @@ def test_the_configuration_of_the_readme_is_the_default_one(tmp_path: Path) -> N
     assert config.airflows == (bare,)
 
 
-@pytest.mark.parametrize("command", ["run", "scan", "explain", "check"])
+@pytest.mark.parametrize("command", ["run", "scan", "explain", "check", "release"])
 def test_the_readme_names_every_command(command: str) -> None:
     assert command in cli.commands
     assert f"`{command}" in README

@@ -32,6 +32,7 @@ CONTRACT = {
     "namespace_readable": {"namespace"},
     "pass_duration_seconds": {"airflow"},
     "last_pass_timestamp_seconds": {"airflow"},
+    "leader": set(),
     "watch_restarts_total": set(),
     "build_info": {"version"},
 }
@@ -111,6 +112,34 @@ def test_every_series_exists_from_the_start(metrics: Metrics) -> None:
     assert set(found["kpo_healer_namespace_readable"]) == {("x",), ("y",), ("z",)}
     assert found["kpo_healer_healing_delay_seconds_count"] == {("a",): 0, ("b",): 0}
     assert found["kpo_healer_build_info"] == {(__version__,): 1}
+
+
+def test_a_follower_tells_nothing_about_the_airflows() -> None:
+    leads = True
+    metrics = Metrics(make_config(), leads=lambda: leads)
+    metrics.deletion("a", "orphaned", "deleted")
+    told = samples(metrics)
+    leads = False
+    left = samples(metrics)
+    ours = {"leader", "kubernetes_requests_total", "namespace_readable", "watch_restarts_total", "build_info"}
+    assert {name for name in left if name.startswith("kpo_healer_")} == {
+        f"kpo_healer_{name}" for name in ours
+    } & told.keys()
+    assert {name for name in told if name.startswith("process_")} <= left.keys()
+    assert (told["kpo_healer_leader"][()], left["kpo_healer_leader"][()]) == (1, 0)
+    leads = True
+    assert samples(metrics)["kpo_healer_deletions_total"] == told["kpo_healer_deletions_total"], "counts go on"
+
+
+def test_what_was_found_is_forgotten_and_what_was_counted_is_not() -> None:
+    metrics = Metrics(make_config())
+    metrics.pods("a", {Reason.ORPHANED: 3})
+    metrics.breaker("a", True)
+    metrics.deletion("a", "orphaned", "deleted")
+    metrics.forget()
+    assert value(metrics, "pods", airflow="a", reason="orphaned") == 0
+    assert value(metrics, "breaker_open", airflow="a") == 0
+    assert value(metrics, "deletions_total", airflow="a", reason="orphaned", result="deleted") == 1
 
 
 def test_the_mode_in_force_is_one(metrics: Metrics) -> None:

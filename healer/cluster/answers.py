@@ -1,0 +1,65 @@
+"""What an answer of the API server means: its body, or an error whose sentence says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from healer.cluster.errors import Busy, ClusterError, Conflict, Gone, Malformed, Refused
+from healer.cluster.transport import Reply
+
+
+def grant(verb: str, resource: str, namespace: str) -> str:
+    """Return the sentence that says how to give the healer a right."""
+    if not namespace:
+        return f"its account needs the verb {verb} on {resource}"
+    return (
+        f"bind its account to a Role that allows it: kubectl create role kpo-healer-{verb}-{resource} --verb={verb} "
+        f"--resource={resource} -n {namespace}, then kubectl create rolebinding"
+    )
+
+
+def good(reply: Reply, doing: str, right: tuple[str, str, str]) -> bytes:
+    """Return the body of a 2xx answer, else raise what its status means."""
+    if 200 <= reply.status < 300:
+        return reply.body
+    error = _error(reply, doing, right)
+    error.status = reply.status
+    raise error
+
+
+def _error(reply: Reply, doing: str, right: tuple[str, str, str]) -> ClusterError:
+    said = f" ({reply.message})" if reply.message else ""
+    where = f" in namespace {right[2]}" if right[2] else ""
+    match reply.status:
+        case 401:
+            return Refused(
+                f"The API server does not know the healer's credentials (401){said}: renew its token or login."
+            )
+        case 403:
+            return Refused(f"The healer may not {doing}{where}{said}: {grant(*right)}.")
+        case 409:
+            return Conflict(f"The API server refused to {doing}{where}{said}: somebody else was faster.")
+        case 410:
+            return Gone(f"The API server forgot what it was listing{where}{said}: try again.")
+        case 429 | 500 | 502 | 503 | 504 as status:
+            return Busy(f"The API server can't {doing}{where} now ({status}){said}.", retry_after=reply.retry_after)
+        case status:
+            return Malformed(f"The API server answered {status} when asked to {doing}{where}{said}: is it one?")
+
+
+def as_object(body: bytes) -> Mapping[str, Any]:
+    """Return the JSON object; raise Malformed if it is none."""
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, ValueError) as error:
+        raise Malformed(f"The API server's answer is no JSON object ({error}): is it one?") from error
+
+
+def inside(value: Any, *keys: str) -> Any:
+    """Return what lies there in nested objects, None where anything on the way is missing."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
