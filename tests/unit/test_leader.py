@@ -180,8 +180,9 @@ def test_never_do_two_lead(moves: list[tuple[str, float, list[Trip]]], drift: fl
 def restore(world: World, backup: Lease | None) -> None:
     """Bring a backup back, when all have had a look at what is there now: nobody restores within two seconds."""
     world.trips.clear()
-    for elector in world.electors:
+    for elector in (*world.electors, *world.electors):
         elector.step()
+        world.check()
     world.store.lease = backup
 
 
