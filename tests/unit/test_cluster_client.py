@@ -192,7 +192,7 @@ class TestRights:
         with against(answers(Answer(201, {"status": status})), tmp_path) as (server, cluster):
             assert cluster.can_i("delete", "pods", "a") is allowed
         attributes = server.seen[0].body["spec"]["resourceAttributes"]
-        assert attributes == {"verb": "delete", "resource": "pods", "namespace": "a", "group": ""}
+        assert attributes == {"verb": "delete", "resource": "pods", "namespace": "a", "group": "", "name": ""}
 
     def test_whoami(self, tmp_path):
         answer = Answer(201, {"status": {"userInfo": {"username": "system:serviceaccount:a:healer"}}})

@@ -178,11 +178,15 @@ def test_never_do_two_lead(moves: list[tuple[str, float, list[Trip]]], drift: fl
 
 
 def restore(world: World, backup: Lease | None) -> None:
-    """Bring a backup back, when all have had a look at what is there now: nobody restores within two seconds."""
+    """Bring a backup back, when all have had a look at what is there now: nobody restores within two seconds.
+
+    No request outlives the server that it was sent to.
+    """
     world.trips.clear()
     for elector in (*world.electors, *world.electors):
         elector.step()
         world.check()
+    world.straying.clear()
     world.store.lease = backup
 
 
