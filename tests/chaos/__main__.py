@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from tests.chaos.director import AT_ONCE, Plan
-from tests.chaos.report import markdown
+from tests.chaos.report import Outcome, markdown
 from tests.chaos.run import chaos
 from tests.lab.processes import LabError, new_folder, remove_folder, say, stop_all
 
@@ -23,13 +23,14 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help=f"runs side by side (default: {AT_ONCE})")
     parser.add_argument("--storm", type=float, default=1, help="how many times the usual bad weather (default: 1)")
     parser.add_argument("--report", type=Path, help="write the report here; else it goes to standard output")
+    parser.add_argument("--sabotage", help="a fault in kpo-healer that has to be found: see tests/lab/sabotage.py")
     parser.add_argument("--keep", type=Path, help="an empty folder for logs, databases and recorded histories")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     folder = options.keep.absolute() if options.keep else new_folder("kpo-healer-chaos-")
     plan = Plan(options.runs, options.seed, options.minutes, options.at_once, options.storm)
     try:
-        outcome = chaos(plan, folder, replicas=options.replicas)
+        return _tell(chaos(plan, folder, replicas=options.replicas, sabotage=options.sabotage), options.report)
     except LabError as error:
         say(f"chaos: {error}")
         return 3
@@ -39,12 +40,15 @@ def main() -> int:
     finally:
         if not options.keep:
             remove_folder(folder)
-    text = markdown(outcome)
-    options.report.write_text(text) if options.report else sys.stdout.write(text)
+
+
+def _tell(outcome: Outcome, report: Path | None) -> int:
+    text, failures = markdown(outcome), outcome.failures
+    report.write_text(text) if report else sys.stdout.write(text)
     for line in outcome.director.trouble[:20]:
         say(f"trouble: {line}")
-    say("failed: " + "; ".join(outcome.failures) if outcome.failures else "passed")
-    return 1 if outcome.failures else 0
+    say("failed: " + "; ".join(failures) if failures else "passed")
+    return 1 if failures else 0
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tests.chaos.replicas import LEASE
 from tests.lab import audit
 from tests.lab.audit import AuditEvent
 
@@ -74,7 +75,12 @@ class AuditTail:
         if event.resource == "pods" and event.verb == "delete" and event.namespace == self._namespace:
             uid, version = (event.preconditions.get(name) for name in ("uid", "resourceVersion"))
             self.deletions.append(Deletion(at, self._who(event), event.user, event.name, event.code, uid, version))
-        elif event.resource == "leases" and event.verb in {"create", "update", "patch"} and event.code in {200, 201}:
+        elif (
+            event.resource == "leases"
+            and event.name == LEASE
+            and event.verb in {"create", "update", "patch"}
+            and event.code in {200, 201}
+        ):
             spec = (event.body or {}).get("spec") or {}
             self.renewals.append(Renewal(at, event.user, spec.get("holderIdentity") or ""))
 
@@ -90,7 +96,7 @@ class AuditTail:
         pairs = itertools.pairwise(held)
         return [(b.at, a.user, b.user) for a, b in pairs if a.user != b.user]
 
-    def holder_at(self, moment: float) -> tuple[str, float] | None:
-        """Whose renewal was the last one before, and how long before (seconds); None when nobody held the Lease."""
+    def holder_at(self, moment: float) -> str | None:
+        """The user of the replica that was the last to write the Lease; None when it was nobody's."""
         last = next((r for r in reversed(self.renewals) if r.at <= moment), None)
-        return (last.user, moment - last.at) if last is not None and last.holder else None
+        return last.user if last is not None and last.holder else None

@@ -27,8 +27,9 @@ LEASE: Final = "kpo-healer"
 LEASE_RIGHTS: Final[Sequence[Json]] = (
     {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
 )
-TERMS: Final = {"leaseDuration": "8s", "renewDeadline": "5s", "retryPeriod": "1s"}
-LEASE_DURATION: Final = 8.0
+LEASE_DURATION: Final = 12.0
+TERMS: Final = {"leaseDuration": f"{LEASE_DURATION:g}s", "renewDeadline": "6s", "retryPeriod": "1s"}
+"""The gap between the first two is longer than a DELETE may be under way (5 s), as it is by default."""
 
 GRACE: Final = 4.0
 FRESHNESS: Final = 15.0
@@ -66,7 +67,10 @@ class Sample:
 
 @dataclass
 class Replica:
-    """One kpo-healer of the installation. steady: only ever frozen, so that its memory can be watched for long."""
+    """One kpo-healer of the installation.
+
+    steady: only ever frozen, so that its memory can be watched for long. freezes: from when to when, epoch seconds.
+    """
 
     name: str
     installation: Installation
@@ -78,6 +82,7 @@ class Replica:
     samples: list[Sample] = field(default_factory=list)
     lives: list[Running] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    freezes: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def user(self) -> str:
@@ -106,9 +111,11 @@ class Replica:
 
     def freeze(self) -> None:
         self.frozen = True
+        self.freezes.append((time.time(), float("inf")))
         self.process.freeze()
 
     def thaw(self) -> None:
+        self.freezes[-1] = (self.freezes[-1][0], time.time())
         self.process.thaw()
         self.frozen = False
 
@@ -142,15 +149,19 @@ def user(name: str) -> str:
 class Replicas:
     """All of them; a context manager that starts them and stops them."""
 
-    def __init__(self, folder: Path, cluster: Cluster, airflow: Airflow, *, count: int) -> None:
+    def __init__(
+        self, folder: Path, cluster: Cluster, airflow: Airflow, *, count: int, sabotage: str | None = None
+    ) -> None:
+        """`sabotage`: a name of tests/lab/sabotage.py, for chaos that has to find something."""
+        self._sabotage = sabotage
         self._stack = ExitStack()
         self._stop = threading.Event()
         self._sampler = threading.Thread(target=self._sample, name="sampler", daemon=True)
         self.lock = threading.Lock()
         """Held by whoever kills, freezes or starts one."""
-        self.all = [self._make(folder / f"healer-{n}", cluster, airflow, n, count) for n in range(count)]
+        self.all = [self._make(folder / f"healer-{n}", cluster, airflow, n) for n in range(count)]
 
-    def _make(self, folder: Path, cluster: Cluster, airflow: Airflow, number: int, count: int) -> Replica:
+    def _make(self, folder: Path, cluster: Cluster, airflow: Airflow, number: int) -> Replica:
         name = f"{ACCOUNT}-{number}"
         cluster.namespace(ACCOUNT)
         cluster.service_account(ACCOUNT, name, RIGHTS, namespaces=[airflow.namespace])
@@ -158,7 +169,7 @@ class Replicas:
         pki = cluster.root / "pki"
         kube = self._stack.enter_context(Gate(cluster.url, tls=(pki / "server.pem", pki / "server.key", cluster.ca)))
         door = self._stack.enter_context(Gate(airflow.url))
-        installation = Installation(folder, _through(kubeconfig, kube.url), _config(folder, airflow, count))
+        installation = Installation(folder, _through(kubeconfig, kube.url), _config(folder, airflow), self._sabotage)
         return Replica(name, installation, kube, door, steady=number == 0)
 
     def __enter__(self) -> Replicas:
@@ -201,7 +212,7 @@ def _through(kubeconfig: Path, url: str) -> Path:
     return through
 
 
-def _config(folder: Path, airflow: Airflow, count: int) -> Json:
+def _config(folder: Path, airflow: Airflow) -> Json:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "password").write_text("viewer\n")
     one = {
@@ -215,5 +226,4 @@ def _config(folder: Path, airflow: Airflow, count: int) -> Json:
         "policy": POLICY,
         "limits": LIMITS,
     }
-    election = {"leaderElection": {"namespace": ACCOUNT, **TERMS}} if count > 1 else {}
-    return copy.deepcopy({**CONFIG, **election, "airflows": [one]})
+    return copy.deepcopy({**CONFIG, "leaderElection": {"namespace": ACCOUNT, **TERMS}, "airflows": [one]})

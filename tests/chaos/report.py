@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import healer
+from tests.chaos.audit_tail import Deletion
 from tests.chaos.director import Director
 from tests.chaos.memory import Trend
 from tests.chaos.recorder import Key
-from tests.chaos.verdict import Findings
+from tests.chaos.verdict import Findings, adoptions, confirmed, past_the_check
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Outcome:
     unexpected: Sequence[str]
 
     @property
+    def excused(self) -> list[Deletion]:
+        """DELETEs that were past their check when their replica was frozen."""
+        freezes = {replica.user: replica.freezes for replica in self.director.stage.replicas.all}
+        return past_the_check(self.findings.out_of_turn, freezes)
+
+    @property
     def failures(self) -> list[str]:
         """Why this run is no success; empty when it is one."""
         found = self.findings
@@ -39,7 +46,7 @@ class Outcome:
             "missed orphans": len(found.missed),
             "Pods used by a task after their deletion": len(found.used_later),
             "Pods deleted more than once": len(found.repeated),
-            "deletions by a replica that did not hold the Lease": max(0, len(found.out_of_turn)),
+            "deletions by a replica that did not hold the Lease": len(found.out_of_turn) - len(self.excused),
             "histories that the simulation's model holds impossible": len(self.refused),
             "replicas that ended by themselves": len(self.unexpected),
         }
@@ -79,7 +86,8 @@ def _verdict(outcome: Outcome) -> str:
         "of a Pod that Airflow took back while the DELETE was on its way": len(found.of("raced")),
         "of a Pod that a task used afterwards, by KPO's logs": len(found.used_later),
         "of the same Pod twice": len(found.repeated),
-        "sent by a replica that did not hold the Lease": len(found.out_of_turn),
+        "sent by a replica that did not hold the Lease": len(found.out_of_turn) - len(outcome.excused),
+        "sent by one that was frozen between its check and its send": len(outcome.excused),
         "refused by the API server (the Pod had changed or was gone)": len(found.refused),
         "Pods that went without a DELETE in the audit log (the API server was killed just then)": len(
             found.unaccounted
@@ -104,7 +112,10 @@ def _quotas(outcome: Outcome) -> str:
         "orphans": "real orphans (ended task, active Pod) deleted",
         "taken over": "take-overs between the replicas",
     }
-    rows = [(words[name], counts[name], quota) for name, quota in quotas.items()]
+    rows: list[tuple[object, ...]] = [(words[name], counts[name], quota) for name, quota in quotas.items()]
+    stage = outcome.director.stage
+    told = confirmed(adoptions(stage.picture), stage.airflow.root / "logs")
+    rows.insert(1, ("of which KPO's own log tells too", told, ""))
     return "## What happened\n\n" + _table(("what", "count", "at least"), rows)
 
 

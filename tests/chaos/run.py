@@ -21,7 +21,7 @@ from tests.lab.processes import say
 NAMESPACE = "jobs"
 
 
-def chaos(plan: Plan, folder: Path, *, replicas: int = 2) -> Outcome:
+def chaos(plan: Plan, folder: Path, *, replicas: int = 2, sabotage: str | None = None) -> Outcome:
     """Plays the plan on a lab of its own below `folder`; what came of it. LabError when the lab does not come up."""
     with ExitStack() as stack:
         begin = time.monotonic()
@@ -29,7 +29,7 @@ def chaos(plan: Plan, folder: Path, *, replicas: int = 2) -> Outcome:
         cluster.namespace(NAMESPACE)
         airflow = stack.enter_context(Airflow.start(folder / "airflow", cluster=cluster, namespace=NAMESPACE))
         recorder = stack.enter_context(Recorder(airflow.root / "airflow.db", cluster, NAMESPACE))
-        team = stack.enter_context(Replicas(folder, cluster, airflow, count=replicas))
+        team = stack.enter_context(Replicas(folder, cluster, airflow, count=replicas, sabotage=sabotage))
         audit = AuditTail(cluster.audit_log, NAMESPACE, frozenset(one.user for one in team.all))
         director = Director(plan, Stage(airflow, cluster, recorder.picture, team, audit))
         say(f"the lab is up after {time.monotonic() - begin:.0f} s")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from tests.chaos.audit_tail import AuditTail, Deletion
 from tests.chaos.recorder import ENDED, Key, Picture, PodStory, Record
-from tests.chaos.replicas import FRESHNESS, GRACE, LEASE_DURATION
+from tests.chaos.replicas import FRESHNESS, GRACE
 
 Json = Any
 
@@ -101,11 +101,24 @@ def judge_all(picture: Picture, audit: AuditTail, logs: Path, claimed: Collectio
 
 
 def _judge_turn(audit: AuditTail, deletion: Deletion, findings: Findings) -> None:
-    """With several replicas: whether the sender held the Lease, renewed within its duration."""
-    if audit.renewals:
-        held = audit.holder_at(deletion.at)
-        if held is None or held[0] != deletion.user or held[1] > LEASE_DURATION:
-            findings.out_of_turn.append(deletion)
+    """With several replicas: whether the sender was the last one to write the Lease."""
+    if audit.renewals and audit.holder_at(deletion.at) != deletion.user:
+        findings.out_of_turn.append(deletion)
+
+
+def past_the_check(
+    deletions: Sequence[Deletion], freezes: Mapping[str, Sequence[tuple[float, float]]]
+) -> list[Deletion]:
+    """Those that a replica which was frozen between its check and its send had under way: one for each freeze.
+
+    freezes: from when to when, by the users of the replicas.
+    """
+    excused: dict[tuple[str, float], Deletion] = {}
+    for deletion in deletions:
+        for begin, end in freezes.get(deletion.user, ()):
+            if begin <= deletion.at <= end + 2:
+                excused.setdefault((deletion.user, begin), deletion)
+    return list(excused.values())
 
 
 def rule(picture: Picture, deletion: Deletion) -> Ruling:
@@ -204,8 +217,7 @@ def used_after(pod: PodStory, moment: float, logs: Path) -> Iterator[str]:
     """Lines of KPO's task logs that show that a task used the Pod after that moment."""
     if pod.key is None:
         return
-    folder = logs / f"dag_id={pod.key.dag}" / f"run_id={pod.key.run}" / f"task_id={pod.key.task}"
-    for file in folder.rglob("attempt=*.log"):
+    for file in _folder(pod.key, logs).rglob("attempt=*.log"):
         for text in file.read_text(errors="replace").splitlines():
             if pod.name in text and _is_use(text, moment):
                 yield f"{file.name}: {text[:400]}"
@@ -238,6 +250,21 @@ def adoptions(picture: Picture, only: Key | None = None) -> list[tuple[Key, int,
                 if tries.get(one[2], current.tried) < current.tried and one not in found[-3:]:
                     found.append(one)
     return found
+
+
+def confirmed(found: Sequence[tuple[Key, int, str]], logs: Path) -> int:
+    """How many of these adoptions KPO's own log tells of too."""
+    return sum(f"Reusing existing pod '{pod}'" in _log(key, tried, logs) for key, tried, pod in found)
+
+
+def _log(key: Key, tried: int, logs: Path) -> str:
+    folder = _folder(key, logs) / (f"map_index={key.index}" if key.index >= 0 else "")
+    file = folder / f"attempt={tried}.log"
+    return file.read_text(errors="replace") if file.exists() else ""
+
+
+def _folder(key: Key, logs: Path) -> Path:
+    return logs / f"dag_id={key.dag}" / f"run_id={key.run}" / f"task_id={key.task}"
 
 
 def hand_overs(picture: Picture) -> int:
