@@ -1,0 +1,143 @@
+"""What goes wrong on Airflow's side: nothing is deleted that must not be, and afterwards healing goes on.
+
+A real kpo-healer in enforce mode, real API servers of Airflow and Kubernetes, and between healer and Airflow a proxy
+that breaks one thing. Its policy deletes for every reason that may (but where the default is what protects).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from tests.e2e.world import RUN, World
+from tests.faults.airflow_cases import FRESHNESS, QUICK_CASES, SLOW_CASES, Case
+from tests.faults.airflow_lanes import PATIENCE, Lane, Watched, bring_back, make, restore, seed_elsewhere, watched
+from tests.faults.proxy import FaultProxy
+from tests.lab.airflow import Airflow
+from tests.lab.kube import Cluster
+from tests.lab.processes import wait_for
+
+OTHER = "3.2.2"
+"""The version of the other Airflow behind the same address, and of the one before its upgrade."""
+
+AUDITS = 3
+"""Audits that each fault lasts at least: two sightings and a confirmation suffice to delete."""
+
+
+@dataclass
+class Matrix:
+    """All faults at a time, each in its lane."""
+
+    quick: Watched
+    slow: Watched
+    other: Airflow
+
+    @property
+    def lanes(self) -> dict[str, Lane]:
+        return {lane.name: lane for lane in (*self.quick.lanes, *self.slow.lanes)}
+
+    def healer(self, lane: Lane) -> Watched:
+        return self.slow if lane in self.slow.lanes else self.quick
+
+    def begin(self) -> None:
+        for lane in self.lanes.values():
+            lane.begin()
+            if lane.name.startswith("other-airflow"):
+                lane.proxy.target = self.other.url
+            elif lane.name == "upgraded":
+                lane.proxy.target = lane.world.airflow.url
+            if lane.name == "restored":
+                restore(lane)
+            else:
+                lane.fail()
+        self.lanes["slow"].fail("cleared")
+        for healer in (self.quick, self.slow):
+            healer.mark()
+
+    def last(self) -> None:
+        """Until each fault has been met often enough, and no longer than our patience; the lanes tell what is left."""
+        end = time.monotonic() + PATIENCE
+        while self._note() and time.monotonic() < end:
+            time.sleep(1)
+
+    def _note(self) -> bool:
+        """What was seen of each fault up to now; whether anything is missing."""
+        for healer in (self.quick, self.slow):
+            healer.refresh()
+        sent = [event.name for event in self.quick.lanes[0].world.deletes()]
+        for lane in self.lanes.values():
+            lane.meanwhile = lane.deleted(sent)
+            lane.missing = self._missing(lane)
+        return any(lane.missing for lane in self.lanes.values())
+
+    def _missing(self, lane: Lane) -> list[str]:
+        healer, case = self.healer(lane), lane.case
+        came = {
+            f"{AUDITS} audits": healer.audits >= AUDITS,
+            f"an answer counted as {case.code}": healer.figure("airflow_requests_total", lane, code=case.code) > 0,
+            "healing": "orphan" in lane.meanwhile or not case.heals,
+            "too old an answer": case.name != "slow" or self._clears(lane),
+            **{f"Pods that are {reason}": healer.figure("pods", lane, reason=reason) > 0 for reason in case.sees},
+        }
+        lane.came |= {what for what, true in came.items() if true}
+        return sorted(came.keys() - lane.came)
+
+    def _clears(self, lane: Lane) -> bool:
+        """Whether a Pod was not deleted because the answer was too old; then a task is cleared behind such answers."""
+        stale = self.slow.figure("deletions_total", lane, result="stale") > 0
+        if stale and not lane.cleared:
+            lane.world.airflow.clear(lane.dag, RUN, "cleared")
+            lane.cleared = True
+        return stale
+
+    def end(self) -> None:
+        for lane in self.lanes.values():
+            lane.end()
+            if lane.name == "restored":
+                bring_back(lane)
+
+
+@pytest.fixture(scope="module")
+def matrix(
+    cluster: Cluster,
+    airflow_of: Callable[[str], Airflow],
+    airflow_api: Airflow,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Matrix]:
+    """The whole story, up to the end of the faults."""
+    other = airflow_of(OTHER)
+    with ExitStack() as stack:
+        world = stack.enter_context(World.open(cluster, airflow_api, tmp_path_factory.mktemp("faults")))
+
+        def lanes(cases: tuple[Case, ...]) -> list[Lane]:
+            return [Lane(case, world, stack.enter_context(FaultProxy(airflow_api.url))) for case in cases]
+
+        quick, slow = lanes(QUICK_CASES), lanes(SLOW_CASES)
+        make([*quick, *slow])
+        for lane in quick:
+            seed_elsewhere(lane, other)
+            if lane.name == "upgraded":
+                lane.proxy.target = other.url
+        made = Matrix(
+            stack.enter_context(watched(world, quick, auditInterval="3s")),
+            stack.enter_context(watched(world, slow, freshness=f"{FRESHNESS:g}s")),
+            other,
+        )
+        made.begin()
+        made.last()
+        made.end()
+        yield made
+
+
+@pytest.mark.parametrize("case", [*QUICK_CASES, *SLOW_CASES], ids=str)
+def test_fault(matrix: Matrix, case: Case) -> None:
+    lane = matrix.lanes[case.name]
+    assert lane.missing == []
+    assert lane.meanwhile == (["orphan"] if case.heals else [])
+    wait_for(lambda: "orphan" not in lane.alive(), timeout=PATIENCE, what="the orphan to be healed", interval=0.2)
+    assert lane.alive() == lane.keeps
+    assert lane.deleted() == ["orphan"], "one DELETE"
