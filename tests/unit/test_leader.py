@@ -343,6 +343,20 @@ def test_a_lease_that_is_deleted_under_its_leader_is_made_anew_by_it_alone(world
     assert (world.leaders(), world.store.lease.transitions) == (["e0"], 1)
 
 
+def test_a_lease_that_was_deleted_before_it_was_seen_is_not_made_anew_by_who_lost_the_race_for_it(world: World) -> None:
+    one, other = world.electors[:2]
+    look, other._leases.get = other._leases.get, lambda: None  # type: ignore[method-assign]
+    one.step()
+    other.step()  # saw none, and was too late to create it
+    other._leases.get = look  # type: ignore[method-assign]
+    world.store.lease = None
+    other.step()
+    assert world.leaders() == ["e0"]
+    world.time += DURATION
+    other.step()
+    assert world.leaders() == ["e1"]
+
+
 def test_a_lease_out_of_a_backup_is_believed_after_its_duration_only(world: World) -> None:
     one, other = lead(world)
     backup = world.store.lease
