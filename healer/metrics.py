@@ -115,6 +115,10 @@ class Metrics:
         """Count one attempt to delete; `result` is one of `RESULTS`."""
         self._deletions.labels(airflow, str(reason), result).inc()
 
+    def regret(self, airflow: str, reason: str) -> None:
+        """Count one use of a Pod that would have been deleted for this reason."""
+        self._regrets.labels(airflow, str(reason)).inc()
+
     def healing_delay(self, airflow: str, seconds: float) -> None:
         """Observe the time from due to deleted."""
         self._delay.labels(airflow).observe(max(0.0, seconds))
@@ -175,6 +179,9 @@ class Metrics:
         )
         self._withheld = self._gauge("withheld", "Suspects not acted on now, and why.", "airflow", "why")
         self._deletions = self._counter("deletions", "Attempts to delete a Pod.", "airflow", "reason", "result")
+        self._regrets = self._counter(
+            "regrets", "Pods that would have been deleted and that Airflow used later.", "airflow", "reason"
+        )
         self._delay = self._histogram("healing_delay_seconds", "From due to deleted.", DELAYS, "airflow")
         self._cpu = self._gauge("held_cpu_cores", "CPU requested by suspects.", "airflow")
         self._memory = self._gauge("held_memory_bytes", "Memory requested by suspects.", "airflow")
@@ -209,6 +216,7 @@ class Metrics:
         for reason in ACTING:
             for result in RESULTS:
                 self._deletions.labels(name, reason.value, result)
+            self._regrets.labels(name, reason.value)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(self._note(name, labels), text, labels, registry=self.registry)

@@ -30,6 +30,8 @@ TASK = "/api/v2/dags/{dag_id}/dagRuns/{dag_run_id}/taskInstances/{task_id}"
 STATE = TASK + "/state-store/{key}"
 XCOM = TASK + "/xcomEntries/{key}"
 
+_NO_URL = "its ids can't be part of a URL, so that Airflow can't be asked which Pod it uses"
+
 _POD_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 
 
@@ -62,6 +64,10 @@ class Identities:
             self._kept[pod.uid] = _Kept(task.id, ended, identity)
         return identity
 
+    def current(self, round_: Round, task: TaskInstance) -> Identity:
+        """Return which Pod the latest try has named itself. Never raises."""
+        return ask_current(round_, task, self._readable)
+
     def start_audit(self) -> None:
         """Forget what may have changed: as long as the task instance has not ended, another Pod may be adopted."""
         self._kept = {uid: kept for uid, kept in self._kept.items() if kept.ended}
@@ -78,13 +84,30 @@ def ask_identity(round_: Round, pod: Pod, task: TaskInstance, readable: Readable
     """
     cell = Cell(task.dag_id, task.run_id, task.task_id)
     if not askable(cell):
-        return Identity(failed="its ids can't be part of a URL, so that Airflow can't be asked which Pod it uses")
+        return Identity(failed=_NO_URL)
     sources = _Sources(round_, cell, task.map_index, readable)
     try:
         stored = Identity(sources.state_store())
         if stored.names(pod):
             return stored
         return Identity(stored.named | sources.xcoms())
+    except NoAnswerError as failed:
+        return Identity(failed=str(failed))
+
+
+def ask_current(round_: Round, task: TaskInstance, readable: Readable) -> Identity:
+    """Ask which Pod the latest try has named itself. Never raises.
+
+    Airflow removes XComs when a try begins, so they can't be left from an earlier one. The state store is kept from try
+    to try, and speaks only where XComs may not be read.
+    """
+    cell = Cell(task.dag_id, task.run_id, task.task_id)
+    if not askable(cell):
+        return Identity(failed=_NO_URL)
+    sources = _Sources(round_, cell, task.map_index, readable)
+    try:
+        named = sources.xcoms()
+        return Identity(named if named or ("xcom", task.dag_id) in readable else sources.state_store())
     except NoAnswerError as failed:
         return Identity(failed=str(failed))
 

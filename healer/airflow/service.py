@@ -24,7 +24,7 @@ from healer.airflow.watermarks import Watermarks
 from healer.clock import steady
 from healer.config import AirflowConfig
 from healer.labels import parse
-from healer.model import Ambiguous, Answer, Identity, Known, LabelKey, Pod, Unknown
+from healer.model import Ambiguous, Answer, Identity, Known, LabelKey, Pod, TaskInstance, Unknown
 from healer.rules import ENDED, needs_identity
 
 SINGLY = 100
@@ -131,6 +131,16 @@ class Airflow:
             return answers | self._singly(self._begin(), ready)
         except NoAnswerError as failed:
             return answers | _unknown(ready, failed)
+
+    def current(self, cases: Sequence[tuple[Pod, TaskInstance]]) -> dict[str, Identity]:
+        """Return which Pod the latest try of each task instance uses, by the uid of the Pod that is in question."""
+        try:
+            round_ = self._begin()
+        except NoAnswerError as failed:
+            return {pod.uid: Identity(failed=str(failed)) for pod, _ in cases}
+        named = side_by_side(lambda case: self._identities.current(round_, case[1]), cases)
+        self._after(round_)
+        return {pod.uid: identity for (pod, _), identity in zip(cases, named, strict=True)}
 
     def _is_askable(self, uid: str) -> bool:
         return uid in self._resolved and askable(self._resolved[uid][0])

@@ -61,11 +61,15 @@ class Tally(Protocol):
 
 
 class Healed(Struct, frozen=True):
-    """What a round of healing left behind. `gone`: the uids that need no attention any more, the deleted among them."""
+    """What a round of healing left behind. `gone`: the uids that need no attention any more, the deleted among them.
+
+    `spared`: the suspects for which all was done but the DELETE, because the mode is to report.
+    """
 
     withheld: dict[str, Withheld]
     deleted: tuple[Suspect, ...] = ()
     gone: frozenset[str] = frozenset()
+    spared: tuple[Suspect, ...] = ()
 
 
 @dataclass
@@ -76,6 +80,7 @@ class _Round:
     limit: float
     withheld: dict[str, Withheld]
     deleted: list[Suspect] = field(default_factory=list)
+    spared: list[Suspect] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
     again: set[str] = field(default_factory=set)
     confirmed: int = 0
@@ -180,7 +185,7 @@ class Healing:
         if not self._right():
             round_.withheld |= {s.pod.uid: Withheld.NOT_LEADER for s in round_.queue}
         self._waiting = frozenset(round_.withheld.values())
-        return Healed(round_.withheld, tuple(round_.deleted), frozenset(round_.gone))
+        return Healed(round_.withheld, tuple(round_.deleted), frozenset(round_.gone), tuple(round_.spared))
 
     def _begin(self, now: Now, unreadable: Set[str]) -> _Round:
         available = self.budget.available(now.ours)
@@ -293,6 +298,7 @@ class Healing:
             self._spend(suspect, now)
             self._previewed[pod.uid] = suspect.signature, suspect.since
             round_.withheld[pod.uid] = Withheld.REPORT_MODE
+            round_.spared.append(suspect)
             return
         deletion = self._cluster.delete_pod(pod, Proof(finding, answer.sent), self._right)
         if deletion.result is not Result.STALE:

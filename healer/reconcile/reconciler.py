@@ -21,10 +21,11 @@ from healer.clock import steady
 from healer.cluster import Cluster, ClusterError, Right
 from healer.config import AirflowConfig, Mode
 from healer.metrics import Metrics
-from healer.model import Action, Answer, Finding, Known, Pod, Unknown, Withheld
+from healer.model import Action, Answer, Finding, Identity, Known, Pod, Unknown, Withheld
 from healer.reconcile.casebook import Casebook, Record, is_settled, owns
 from healer.reconcile.healing import Healed, Healing
-from healer.report import Herald, Shown
+from healer.regrets import Regret, Regrets
+from healer.report import Herald, Shown, rfc3339, subject
 from healer.rules import Terms, needs_siblings
 from healer.suspects import Now, Quarantine, Signature, Suspect, signature
 
@@ -74,6 +75,7 @@ class Reconciler:
             right=tools.right,
             clock=tools.clock,
         )
+        self._regrets = Regrets()
         self._announced: dict[str, Signature] = {}
         self._lifted = False
         self._healed = Healed({})
@@ -84,10 +86,14 @@ class Reconciler:
         """Make one pass over the picture of the Pods. `unreadable` says of which namespaces there is none, and why."""
         started = self._tools.clock()
         self._meet(pods, depth, unreadable)
-        for record in self._hear(self._ask(depth, unreadable)):
+        answers = self._ask(depth, unreadable)
+        heard = self._hear(answers)
+        for record in heard:
             self._quarantine.observe(record.pod, record.finding, self._now())
+        self._look_into(answers)
         self._count_condemned()
         self._heal(set(unreadable))
+        self._condemn(heard)
         self._announce()
         self._measure(started)
 
@@ -124,8 +130,10 @@ class Reconciler:
 
     def _meet(self, pods: Iterable[Pod], depth: Depth, unreadable: Mapping[str, str]) -> None:
         changed, gone = self._book.meet(self._healing.settle(pod for pod in pods if owns(self.config, pod)))
+        self._regrets.vanish(gone)
         self._forget(gone)
         for record in changed:
+            self._regrets.see(record.pod)
             self._quarantine.follow(record.pod, record.finding, self._now())
         self._doubt(unreadable)
         if depth is Depth.AUDIT:
@@ -153,7 +161,8 @@ class Reconciler:
         """Ask Airflow as much as the depth wants, about Pods whose fate is its to tell."""
         pods = {pod.uid: pod for pod in self._book.askable(unreadable)}
         if depth is Depth.AUDIT:
-            return _complete(pods.values(), self._airflow.look(list(pods.values()))) if pods else {}
+            everybody = list((pods | {pod.uid: pod for pod in self._regrets.to_ask(audit=True)}).values())
+            return _complete(everybody, self._airflow.look(everybody)) if everybody else {}
         suspects = self._quarantine.to_look_at(self._now(), blurred=depth is Depth.FULL)
         due = [pods[suspect.pod.uid] for suspect in suspects if suspect.pod.uid in pods]
         answers = _complete(due, self._airflow.ask_each(due)) if due else {}
@@ -163,7 +172,9 @@ class Reconciler:
 
     def _ask_widely(self, pods: Mapping[str, Pod], *, asked: set[str]) -> dict[str, Answer]:
         """Ask about Pods that are new or changed, and which of the others' task instances have ended lately."""
-        wanted = [pod for pod in self._book.to_look_at() if pod.uid in pods and pod.uid not in asked]
+        changed = {pod.uid: pod for pod in self._book.to_look_at() if pod.uid in pods}
+        changed |= {pod.uid: pod for pod in self._regrets.to_ask(audit=False)}
+        wanted = [pod for uid, pod in changed.items() if uid not in asked]
         answers = _complete(wanted, self._airflow.look(wanted)) if wanted else {}
         skipped = asked | answers.keys()
         rest = [r.pod for r in self._book if self._is_quiet(r) and r.pod.uid in pods and r.pod.uid not in skipped]
@@ -211,6 +222,43 @@ class Reconciler:
     def _now(self) -> Now:
         return Now(self._tools.clock(), self._tools.cluster.now())
 
+    # --- watch on what would have been deleted ------------------------------------------------------------------------
+
+    def _condemn(self, heard: Iterable[Record]) -> None:
+        """Watch on whom nothing but the policy has spared: ripe, and the same case by an answer of this pass."""
+        now = self._now()
+        suspects = (self._quarantine.get(record.pod.uid) for record in heard)
+        ripe = (s for s in suspects if s and s.action is Action.REPORT and self._quarantine.is_ripe(s, now))
+        for suspect in (*self._healed.spared, *ripe):
+            self._regrets.condemn(suspect.pod, suspect.finding, now.server)
+
+    def _look_into(self, answers: Mapping[str, Answer]) -> None:
+        """Judge those that showed a sign of use in an earlier pass."""
+        inquiries = self._regrets.hear(answers)
+        wanted = [(each.victim.pod, each.task) for each in inquiries if each.task and each.wants_identity]
+        named = self._airflow.current(wanted) if wanted else {}
+        for inquiry in inquiries:
+            regret = self._regrets.judge(inquiry, named.get(inquiry.victim.pod.uid, Identity()))
+            if regret is not None:
+                self._tell_regret(regret)
+        self._airflow.forget([each.victim.pod.uid for each in inquiries if each.victim.gone])
+
+    def _tell_regret(self, regret: Regret) -> None:
+        victim = regret.victim
+        self._tools.metrics.regret(self.config.name, victim.finding.reason)
+        log.warning(
+            "regret: Airflow used a Pod that would have been deleted",
+            airflow=self.config.name,
+            pod=str(victim.pod),
+            uid=victim.pod.uid,
+            task=subject(Finding(victim.finding.reason, "", regret.task)),
+            reason=victim.finding.reason.value,
+            detail=victim.finding.detail,
+            would_be_deleted=rfc3339(victim.at),
+            way=regret.way.value,
+            how=regret.how,
+        )
+
     # --- guard and tell -----------------------------------------------------------------------------------------------
 
     def _count_condemned(self) -> None:
@@ -235,6 +283,7 @@ class Reconciler:
     def _heal(self, unreadable: set[str]) -> None:
         self._healed = self._healing.heal(self._now(), unreadable)
         self.deleted = tuple(self._show(Record(s.pod, s.finding), s) for s in self._healed.deleted)
+        self._regrets.forget(self._healed.gone)
         self._forget(self._healed.gone)
 
     def _announce(self) -> None:

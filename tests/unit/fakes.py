@@ -15,7 +15,7 @@ from healer.cluster import ClusterError, Gone, Listing, Outcome, Proof, Result, 
 from healer.config import AirflowConfig, Config
 from healer.controller import Schedule
 from healer.metrics import Metrics
-from healer.model import Absent, Answer, Finding, Known, Pod, Unknown, Withheld
+from healer.model import Absent, Answer, Finding, Identity, Known, Pod, TaskInstance, Unknown, Withheld
 from healer.reconcile import Depth, Reconciler, Tools
 from healer.report import Shown
 from healer.suspects import Now
@@ -65,6 +65,8 @@ class FakeAirflow:
         """Seconds that one question takes."""
         self.journal: list[tuple[str, tuple[str, ...]]] = []
         """What was asked and deleted, in order; shared with the cluster."""
+        self.named: dict[str, Identity] = {}
+        """Which Pod the latest try of a Pod's task instance names."""
         self.forgotten: set[str] = set()
         self.audits = 0
         self.at_ask: Callable[[Sequence[Pod]], None] = lambda _pods: None
@@ -86,6 +88,10 @@ class FakeAirflow:
     def ended_lately(self, pods: Sequence[Pod]) -> dict[str, Answer]:
         answers = self._answer("ended_lately", pods)
         return {uid: answer for uid, answer in answers.items() if self._is_news(answer)}
+
+    def current(self, cases: Sequence[tuple[Pod, TaskInstance]]) -> dict[str, Identity]:
+        self.journal.append(("current", tuple(pod.uid for pod, _ in cases)))
+        return {pod.uid: self.named.get(pod.uid, Identity()) for pod, _ in cases}
 
     def asked(self, question: str) -> list[list[str]]:
         """Return about whom a question was asked, call by call."""

@@ -13,6 +13,7 @@ from healer.cli import cli
 from healer.config import AirflowConfig, Config, settings_table
 from healer.metrics import RESULTS
 from healer.model import Finding, Labels, Pod, Reason, TaskInstance, Withheld
+from healer.regrets import Way
 from healer.report import Shown
 from tests.unit.test_metrics import CONTRACT
 
@@ -20,6 +21,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 CONFIGURATION = (DOCS / "configuration.md").read_text()
 CLI = (DOCS / "cli.md").read_text()
 METRICS = (DOCS / "metrics.md").read_text()
+REGRETS = (DOCS / "regrets.md").read_text()
 
 
 def test_the_configuration_page_holds_the_generated_table() -> None:
@@ -65,6 +67,10 @@ def test_every_result_is_described() -> None:
     assert re.findall(r"^\| `([a-z]+)` \| (?!`)", METRICS.partition("| `result` |")[2], re.MULTILINE)[
         : len(RESULTS)
     ] == [*RESULTS]
+
+
+def test_every_way_of_use_is_described() -> None:
+    assert re.findall(r"^\| `([a-z-]+)` \| ", REGRETS, re.MULTILINE)[1:] == [*Way], "after the table's head"
 
 
 def test_alerts_use_metrics_that_exist() -> None:

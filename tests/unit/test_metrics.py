@@ -20,6 +20,7 @@ CONTRACT = {
     "suspects": {"airflow", "reason", "action"},
     "withheld": {"airflow", "why"},
     "deletions_total": {"airflow", "reason", "result"},
+    "regrets_total": {"airflow", "reason"},
     "healing_delay_seconds": {"airflow"},
     "held_cpu_cores": {"airflow"},
     "held_memory_bytes": {"airflow"},
@@ -108,6 +109,7 @@ def test_every_series_exists_from_the_start(metrics: Metrics) -> None:
     assert set(found["kpo_healer_pods"]) == {(a, r.value) for a in "ab" for r in Reason}
     assert len(found["kpo_healer_suspects"]) == 2 * len(ACTING) * 2
     assert set(found["kpo_healer_withheld"]) == {(a, w.value) for a in "ab" for w in Withheld}
+    assert set(found["kpo_healer_regrets_total"]) == {(a, r.value) for a in "ab" for r in ACTING}
     assert set(found["kpo_healer_deletions_total"]) == {(a, r.value, x) for a in "ab" for r in ACTING for x in RESULTS}
     assert set(found["kpo_healer_namespace_readable"]) == {("x",), ("y",), ("z",)}
     assert found["kpo_healer_healing_delay_seconds_count"] == {("a",): 0, ("b",): 0}
