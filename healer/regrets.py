@@ -112,14 +112,18 @@ class Regrets:
         """Whether the Pod is watched."""
         return uid in self._victims
 
-    def condemn(self, pod: Pod, finding: Finding, at: float | None) -> None:
-        """Watch a Pod from now on: all was done but the DELETE. The first time counts, until a later try ends too."""
+    def condemn(self, pod: Pod, finding: Finding, at: float | None) -> bool:
+        """Watch a Pod from now on: all was done but the DELETE. Return whether this is news.
+
+        The first time counts, until a later try has ended too.
+        """
         known = self._victims.get(pod.uid)
         if known is not None and (known.open or _id(known.finding.task) == _id(finding.task)):
-            return
+            return False
         active = not is_done(pod, base_name(finding.task))
         ways = known.ways if known else frozenset()
         self._victims[pod.uid] = Victim(pod, finding, active, pod.checked, at, ways)
+        return True
 
     def see(self, pod: Pod) -> None:
         """Take over a Pod that changed. One that is on its way out, or that KPO has marked since, shows a sign."""

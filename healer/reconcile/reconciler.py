@@ -230,7 +230,8 @@ class Reconciler:
         suspects = (self._quarantine.get(record.pod.uid) for record in heard)
         ripe = (s for s in suspects if s and s.action is Action.REPORT and self._quarantine.is_ripe(s, now))
         for suspect in (*self._healed.spared, *ripe):
-            self._regrets.condemn(suspect.pod, suspect.finding, now.server)
+            if self._regrets.condemn(suspect.pod, suspect.finding, now.server):
+                self._tell_condemned(suspect)
 
     def _look_into(self, answers: Mapping[str, Answer]) -> None:
         """Judge those that showed a sign of use in an earlier pass."""
@@ -242,6 +243,16 @@ class Reconciler:
             if regret is not None:
                 self._tell_regret(regret)
         self._airflow.forget([each.victim.pod.uid for each in inquiries if each.victim.gone])
+
+    def _tell_condemned(self, suspect: Suspect) -> None:
+        log.info(
+            "would delete",
+            airflow=self.config.name,
+            pod=str(suspect.pod),
+            uid=suspect.pod.uid,
+            reason=suspect.finding.reason.value,
+            detail=suspect.finding.detail,
+        )
 
     def _tell_regret(self, regret: Regret) -> None:
         victim = regret.victim

@@ -314,6 +314,16 @@ def test_one_that_would_not_have_been_deleted_is_not_watched() -> None:
         assert quiet(world)
 
 
+def test_each_would_be_deletion_is_told_once(told: list[Any]) -> None:
+    world = watching()
+    for _ in range(3):
+        world.audit()
+    world.cluster.change("a", **DONE)
+    world.audit()
+    (line,) = [line for line in told if line["event"] == "would delete"]
+    assert (line["pod"], line["uid"], line["reason"]) == ("airflow/pod-a", "a", "orphaned")
+
+
 def test_what_we_deleted_ourselves_is_no_regret() -> None:
     world = World(mode="enforce", policy={**AT_ONCE, "actions": {"orphaned": "report"}})
     world.pod("a")
