@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from healer.airflow import Call
 from healer.labels import safe_label
-from healer.model import Absent, Ambiguous, Answer, Known, Labels, Pod, Reason, RunDeleted, Unknown
+from healer.model import Absent, Ambiguous, Answer, Known, Labels, Pod, Reason, RunDeleted, TaskInstance, Unknown
 from healer.rules import judge
 from tests.unit.airflow_fake import (
     API,
@@ -975,6 +975,44 @@ def test_an_identity_that_may_still_change_is_asked_again_at_an_audit(fake: Fake
     assert isinstance(answer, Known)
     assert answer.identity is not None
     assert not answer.identity.names_another(one)
+
+
+# --- which Pod the latest try has named ---
+
+
+def current(fake: FakeAirflow, one: Pod) -> Any:
+    airflow = healer(fake)
+    answer = only(airflow.look([one]))
+    assert isinstance(answer, Known)
+    return airflow.current([(one, answer.task)])[one.uid]
+
+
+def test_the_latest_try_names_its_pod_by_the_xcom_and_not_by_what_the_state_store_has_kept(fake: FakeAirflow) -> None:
+    one = suspect(fake, state={"name": "old", "namespace": "jobs"}, pod_name="mine", pod_namespace="jobs")
+    assert current(fake, one).named == {("jobs", "mine")}
+    one = suspect(fake, state={"name": "mine", "namespace": "jobs"})
+    assert current(fake, one).named == frozenset()
+
+
+def test_where_xcoms_may_not_be_read_the_state_store_says_which_pod_is_the_latest(fake: FakeAirflow) -> None:
+    one = suspect(fake, state={"name": "mine", "namespace": "jobs"}, pod_name="other")
+    fake.intercept = always(error(403, "Forbidden"), "xcomEntries")
+    assert current(fake, one).named == {("jobs", "mine")}
+
+
+def test_which_pod_is_the_latest_is_not_known_where_airflow_does_not_answer(fake: FakeAirflow) -> None:
+    one = suspect(fake, pod_name="mine")
+    fake.intercept = always(error(500, "bug"), "xcomEntries")
+    assert current(fake, one).failed
+    airflow = healer(fake)
+    fake.intercept = always(error(503, "away"), "")
+    found = airflow.current([(one, TaskInstance("d", RUN, "t", -1))])
+    assert found[one.uid].failed
+
+
+def test_ids_that_fit_into_no_url_leave_the_latest_pod_unknown(fake: FakeAirflow) -> None:
+    found = healer(fake).current([(pod(), TaskInstance("d", "a/b", "t", -1))])
+    assert "URL" in str(found[pod().uid].failed)
 
 
 # --- check ---
