@@ -6,6 +6,7 @@ epoch, in *their* clock; times of our own (`sent`) are seconds of `healer.clock`
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from msgspec import UNSET, Struct, UnsetType
@@ -344,3 +345,13 @@ class Withheld(StrEnum):
     BREAKER = "breaker"
     RATE = "rate"
     NOT_LEADER = "not-leader"
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    """Return epoch seconds as `2026-01-31T12:00:00Z`, None where they are not known or beyond any calendar."""
+    if seconds is None:
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (OverflowError, OSError, ValueError):  # a retention of ten thousand years
+        return None

@@ -11,14 +11,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 from msgspec import UNSET, Struct
 
 from healer.cluster import Cluster, Outcome, Result
-from healer.model import Action, Finding, Pod, Reason, TaskInstance, Withheld
+from healer.model import Action, Finding, Pod, Reason, TaskInstance, Withheld, rfc3339
 
 DETECTED = frozenset(
     {Reason.ORPHANED, Reason.SUPERSEDED, Reason.ABANDONED, Reason.TASK_REMOVED, Reason.RUN_DELETED},
@@ -59,16 +58,6 @@ class Shown(Struct, frozen=True):
             "since": rfc3339(self.since),
             "due": rfc3339(self.due),
         }
-
-
-def rfc3339(seconds: float | None) -> str | None:
-    """Return an epoch time as `2026-01-31T12:00:00Z`; None where it is not known or beyond any calendar."""
-    if seconds is None:
-        return None
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (OverflowError, OSError, ValueError):  # a retention of ten thousand years
-        return None
 
 
 def _task(task: TaskInstance | None) -> dict[str, Any] | None:

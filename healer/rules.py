@@ -11,7 +11,6 @@ restarted, or the phase is Succeeded or Failed; *active*: anything else. *Checke
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 
 from msgspec import UNSET, Struct
 
@@ -29,6 +28,7 @@ from healer.model import (
     RunDeleted,
     TaskInstance,
     Unknown,
+    rfc3339,
 )
 
 ENDED = frozenset({"success", "failed", "skipped", "upstream_failed"})
@@ -353,22 +353,15 @@ def _siblings(case: Case) -> str:
 
 
 def _times(case: Case) -> str:
-    return (
-        f"the task instance ended {_rfc3339(case.known.task.end_date)}, the Pod was made {_rfc3339(case.pod.created)}"
-    )
+    return f"the task instance ended {_when(case.known.task.end_date)}, the Pod was made {_when(case.pod.created)}"
 
 
 def _ended_and_work(case: Case) -> str:
-    return f"{_tries_and_work(case)}; ended {_rfc3339(case.known.task.end_date)}"
+    return f"{_tries_and_work(case)}; ended {_when(case.known.task.end_date)}"
 
 
-def _rfc3339(seconds: float | None) -> str:
-    if seconds is None:
-        return "at a time not known"
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    except (OverflowError, OSError, ValueError):
-        return "at an impossible time"
+def _when(seconds: float | None) -> str:
+    return "at a time not known" if seconds is None else rfc3339(seconds) or "at an impossible time"
 
 
 Predicate = Callable[[Case], bool]

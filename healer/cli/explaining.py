@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from healer.cli.output import age, moment, printable, write, write_data, write_table
+from healer.cli.output import age, printable, write, write_data, write_table
 from healer.config import Mode
 from healer.model import (
     Action,
@@ -19,9 +19,10 @@ from healer.model import (
     RunDeleted,
     TaskInstance,
     Unknown,
+    rfc3339,
 )
 from healer.reconcile import Explanation
-from healer.report import Shown, rfc3339
+from healer.report import Shown
 from healer.rules import base_name, is_done, untouchable
 
 
@@ -95,7 +96,7 @@ def labels_of(pod: Pod) -> dict[str, str]:
 def _container(container: Container) -> str:
     if not container.terminated:
         return f"{container.name}: not ended"
-    ended = moment(container.finished_at) or "a time not known"
+    ended = rfc3339(container.finished_at) or "a time not known"
     return f"{container.name}: ended with exit code {container.exit_code} at {ended}"
 
 
@@ -115,7 +116,7 @@ def _answer(explanation: Explanation) -> list[str]:
 def _row(task: TaskInstance) -> str:
     mapped = f" [{task.map_index}]" if task.map_index >= 0 else ""
     state = "missing" if task.state is UNSET else task.state or "none (cleared)"
-    ended = f", ended {moment(task.end_date)}" if task.end_date is not None else ""
+    ended = f", ended {rfc3339(task.end_date)}" if task.end_date is not None else ""
     return (
         f"task {task.task_id}{mapped} of DAG {task.dag_id}, run {task.run_id}: "
         f"state {state}, try {task.try_number}, operator {task.operator}{ended}"
@@ -138,14 +139,14 @@ def _data(explanation: Explanation, now: float | None, mode: Mode) -> dict[str, 
         "finding": explanation.shown.to_dict(),
         "pod": {
             "phase": pod.phase,
-            "created": moment(pod.created),
+            "created": rfc3339(pod.created),
             "age_seconds": round(now - pod.created) if now is not None and pod.created is not None else None,
             "containers": [
                 {
                     "name": container.name,
                     "terminated": container.terminated,
                     "exit_code": container.exit_code,
-                    "finished": moment(container.finished_at),
+                    "finished": rfc3339(container.finished_at),
                 }
                 for container in pod.containers
             ],

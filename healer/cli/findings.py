@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from healer.cli.output import write, write_data, write_table
-from healer.model import Action, TaskInstance
+from healer.model import Action, TaskInstance, rfc3339
 from healer.reconcile import Scan
-from healer.report import Shown, rfc3339
+from healer.report import Shown
 
 HEADERS = ("namespace", "pod", "reason", "action", "withheld", "due", "airflow", "task", "detail")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import yaml
@@ -84,8 +83,3 @@ def age(seconds: float) -> str:
     if minutes < 120:
         return f"{minutes}m"
     return f"{minutes // 60}h{minutes % 60:02}m" if minutes < 48 * 60 else f"{minutes // 1440}d"
-
-
-def moment(seconds: float | None) -> str | None:
-    """Return epoch seconds as `2026-01-31T12:00:00Z`."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -14,11 +14,11 @@ from healer.cluster.answers import as_object, good, inside
 from healer.cluster.connection import Connection
 from healer.cluster.deletes import Deleter, Outcome, Proof, Right
 from healer.cluster.errors import ClusterError, Gone, Malformed, Refused, Unreachable
-from healer.cluster.events import MAX_MESSAGE, Posted, event_body, event_name, rfc3339
+from healer.cluster.events import MAX_MESSAGE, Posted, event_body, event_name
 from healer.cluster.leases import LeaseClient
 from healer.cluster.pods import decode_page, decode_pod
 from healer.cluster.transport import Observe, Reply, Request, Transport
-from healer.model import POD_SELECTOR, Pod
+from healer.model import POD_SELECTOR, Pod, rfc3339
 
 PAGE_SIZE = 500
 RELISTS = 3

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
-from healer.model import Pod
+from healer.model import Pod, rfc3339
 
 COMPONENT = "kpo-healer"
 MAX_NAME = 253
@@ -56,8 +55,3 @@ def event_body(pod: Pod, *, name: str, reason: str, message: str, warning: bool,
         "lastTimestamp": time,
         "count": 1,
     }
-
-
-def rfc3339(seconds: float) -> str:
-    """Return seconds since the epoch as Kubernetes writes times."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

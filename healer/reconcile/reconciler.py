@@ -21,11 +21,11 @@ from healer.clock import steady
 from healer.cluster import Cluster, ClusterError, Right
 from healer.config import AirflowConfig, Mode
 from healer.metrics import Metrics
-from healer.model import Action, Answer, Finding, Identity, Known, Pod, Unknown, Withheld
+from healer.model import Action, Answer, Finding, Identity, Known, Pod, Unknown, Withheld, rfc3339
 from healer.reconcile.casebook import Casebook, Record, is_settled, owns
 from healer.reconcile.healing import Healed, Healing
 from healer.regrets import Regret, Regrets
-from healer.report import Herald, Shown, rfc3339, subject
+from healer.report import Herald, Shown, subject
 from healer.rules import Terms, needs_siblings
 from healer.suspects import Now, Quarantine, Signature, Suspect, signature
 

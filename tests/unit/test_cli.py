@@ -21,7 +21,7 @@ import yaml
 from healer import __version__
 from healer.cli.checks import manifest
 from healer.cli.logs import set_up
-from healer.cli.output import age, moment, printable
+from healer.cli.output import age, printable
 from healer.config import LogFormat, LogLevel, Mode
 from healer.model import Reason
 from healer.rules import RULES
@@ -463,11 +463,6 @@ class TestLogs:
 )
 def test_age(seconds: float, text: str) -> None:
     assert age(seconds) == text
-
-
-def test_moment() -> None:
-    assert moment(0) == "1970-01-01T00:00:00Z"
-    assert moment(None) is None
 
 
 def test_printable() -> None:

@@ -10,8 +10,8 @@ import pytest
 import structlog
 
 from healer.cluster import Outcome, Result
-from healer.model import Action, Finding, Reason, Withheld
-from healer.report import BACKLOG, DETECTED, EVENTS_PER_SECOND, Herald, Shown, rfc3339, subject
+from healer.model import Action, Finding, Reason, Withheld, rfc3339
+from healer.report import BACKLOG, DETECTED, EVENTS_PER_SECOND, Herald, Shown, subject
 from tests.unit.fakes import Clock, FakeCluster
 from tests.unit.strategies import a_pod, a_task, ended
 
@@ -72,6 +72,11 @@ def test_what_is_not_known_is_null() -> None:
 def test_a_cleared_state_is_null() -> None:
     shown = Shown(a_pod(), "default", Finding(Reason.ADOPTABLE, "x", a_task(None)), Action.KEEP).to_dict()
     assert shown["task"]["state"] is None
+
+
+def test_a_time_is_told_in_whole_seconds_of_utc() -> None:
+    assert rfc3339(0) == "1970-01-01T00:00:00Z"
+    assert rfc3339(1_769_860_800.9) == "2026-01-31T12:00:00Z"
 
 
 @pytest.mark.parametrize("seconds", [None, 1e15, -1e15, float("nan")])
