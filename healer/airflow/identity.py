@@ -69,7 +69,10 @@ class Identities:
         return ask_current(round_, task, self._readable)
 
     def start_audit(self) -> None:
-        """Forget what may have changed: as long as the task instance has not ended, another Pod may be adopted."""
+        """Forget what may have changed: as long as the task instance has not ended, another Pod may be adopted.
+
+        Which Pod an ended try has used stays true when its record expires or is removed: a reason to keep.
+        """
         self._kept = {uid: kept for uid, kept in self._kept.items() if kept.ended}
 
     def forget(self, uid: str) -> None:

@@ -977,6 +977,18 @@ def test_an_identity_that_may_still_change_is_asked_again_at_an_audit(fake: Fake
     assert not answer.identity.names_another(one)
 
 
+def test_which_pod_an_ended_try_has_used_stays_true_when_airflow_forgets_its_name(fake: FakeAirflow) -> None:
+    one = suspect(fake, state={"name": "other", "namespace": "jobs"})
+    airflow = healer(fake)
+    assert judge(one, only(airflow.look([one]))).reason is Reason.OTHER_POD
+    fake.named.clear()
+    for _ in range(3):
+        airflow.start_audit()
+        assert judge(one, only(airflow.look([one]))).reason is Reason.OTHER_POD
+    fake.rows[0]["id"] = "after a clear"
+    assert judge(one, only(airflow.look([one]))).reason is Reason.ORPHANED
+
+
 # --- which Pod the latest try has named ---
 
 
