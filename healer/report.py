@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from enum import IntEnum
+from itertools import count
 from typing import Any
 
 import structlog
@@ -27,6 +29,11 @@ DETECTED = frozenset(
 EVENTS_PER_SECOND = 5
 BACKLOG = 1000
 """Events that may wait; more are dropped, the log and the metrics have them."""
+
+ROOM_FOR_LEFTOVERS = BACKLOG // 2
+"""How many may wait when one about a mere leftover is added: thousands of these must not crowd out an orphan's."""
+
+LEFTOVER_DELETED = "LeftoverDeleted"
 
 log = structlog.get_logger(__name__)
 
@@ -95,14 +102,23 @@ class _Event(Struct, frozen=True):
     warning: bool
 
 
+class _Rank(IntEnum):
+    """What is written first: somebody waits for the Events of orphans, and nobody for those of leftovers."""
+
+    ORPHAN = 0
+    LEFTOVER = 1
+    END = 2
+
+
 class Herald:
-    """Writes Events about Pods, in the background."""
+    """Writes Events about Pods, in the background: those of orphans first, each kind in order."""
 
     def __init__(self, cluster: Cluster, *, pause: Callable[[float], object] = time.sleep) -> None:
         """Prepare; nothing is written before `start`. `pause` waits between two Events."""
         self._cluster = cluster
         self._pause = pause
-        self._waiting: queue.Queue[_Event | None] = queue.Queue(BACKLOG)
+        self._waiting: queue.PriorityQueue[tuple[_Rank, int, _Event | None]] = queue.PriorityQueue(BACKLOG)
+        self._numbers = count()
         self._stopping = threading.Event()
         self._full = False
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
@@ -115,7 +131,7 @@ class Herald:
         """Write what is waiting, for at most `timeout` seconds and no faster than ever."""
         self._stopping.set()
         with suppress(queue.Full):  # then the writer is awake anyway
-            self._waiting.put_nowait(None)
+            self._waiting.put_nowait((_Rank.END, next(self._numbers), None))
         if self._thread.is_alive():
             self._thread.join(timeout)
 
@@ -136,14 +152,17 @@ class Herald:
         sentence = f"{finding.reason}: {subject(finding)}: {finding.detail}"
         match outcome.result:
             case Result.DELETED:
-                self._say(pod, "OrphanDeleted" if finding.reason in DETECTED else "LeftoverDeleted", sentence)
+                self._say(pod, "OrphanDeleted" if finding.reason in DETECTED else LEFTOVER_DELETED, sentence)
             case Result.DENIED | Result.ERROR:
                 self._say(pod, "DeletionFailed", f"{outcome.message} {sentence}", warning=True)
 
     def _say(self, pod: Pod, reason: str, message: str, *, warning: bool = False) -> None:
         """Queue an Event. Never blocks; a flood is told once in the log and not once per Event."""
+        rank = _Rank.LEFTOVER if reason == LEFTOVER_DELETED else _Rank.ORPHAN
         try:
-            self._waiting.put_nowait(_Event(pod, reason, message, warning))
+            if rank is _Rank.LEFTOVER and self._waiting.qsize() >= ROOM_FOR_LEFTOVERS:
+                raise queue.Full
+            self._waiting.put_nowait((rank, next(self._numbers), _Event(pod, reason, message, warning)))
             self._full = False
         except queue.Full:
             if not self._full:
@@ -163,4 +182,4 @@ class Herald:
         """Wait for the next Event; None when it is time to stop and none is waiting."""
         if self._stopping.is_set() and self._waiting.empty():
             return None
-        return self._waiting.get()
+        return self._waiting.get()[2]

@@ -11,7 +11,7 @@ import structlog
 
 from healer.cluster import Outcome, Result
 from healer.model import Action, Finding, Reason, Withheld, rfc3339
-from healer.report import BACKLOG, DETECTED, EVENTS_PER_SECOND, Herald, Shown, subject
+from healer.report import BACKLOG, DETECTED, EVENTS_PER_SECOND, ROOM_FOR_LEFTOVERS, Herald, Shown, subject
 from tests.unit.fakes import Clock, FakeCluster
 from tests.unit.strategies import a_pod, a_task, ended
 
@@ -155,6 +155,36 @@ def test_telling_never_waits_and_what_waits_is_bounded() -> None:
     herald.stop(timeout=60.0)
     assert len(cluster.events) == BACKLOG + 1
     assert not herald._thread.is_alive()
+
+
+GONE = Outcome(Result.DELETED, "")
+
+
+def test_events_of_orphans_come_before_those_of_leftovers_each_in_order() -> None:
+    cluster = FakeCluster(Clock())
+    herald = Herald(cluster, pause=lambda _: None)  # type: ignore[arg-type]
+    for number in range(3):
+        herald.deletion(a_pod(uid=f"leftover-{number}"), Finding(Reason.FINISHED, ""), GONE)
+    for number in range(3):
+        herald.detected(a_pod(uid=f"orphan-{number}"), FINDING, Action.DELETE, None)
+    herald.deletion(a_pod(uid="orphan-3"), FINDING, GONE)
+    herald.start()
+    herald.stop(timeout=60.0)
+    expected = [*(f"orphan-{number}" for number in range(4)), *(f"leftover-{number}" for number in range(3))]
+    assert [uid for uid, _, _ in cluster.events] == expected
+
+
+def test_leftovers_do_not_crowd_out_orphans() -> None:
+    cluster = FakeCluster(Clock())
+    herald = Herald(cluster, pause=lambda _: None)  # type: ignore[arg-type]
+    for _ in range(BACKLOG):
+        herald.deletion(a_pod(uid="leftover"), Finding(Reason.KEPT, ""), GONE)
+    for _ in range(ROOM_FOR_LEFTOVERS):
+        herald.detected(a_pod(uid="orphan"), FINDING, Action.DELETE, None)
+    herald.start()
+    herald.stop(timeout=60.0)
+    assert [uid for uid, _, _ in cluster.events].count("orphan") == ROOM_FOR_LEFTOVERS
+    assert len(cluster.events) == BACKLOG
 
 
 def test_between_two_events_there_is_a_pause_also_at_the_end() -> None:
