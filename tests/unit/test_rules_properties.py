@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict, replace
 
-from healer import rules
+from healer import model
 from healer.labels import safe_label
 from healer.model import (
     ACTING,
@@ -303,7 +303,7 @@ def test_judge_asks_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         drawn.append(case)
 
     draw()
-    monkeypatch.setattr(rules, "datetime", Calendar)
+    monkeypatch.setattr(model, "datetime", Calendar)
     for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "localtime", "gmtime"):
         monkeypatch.setattr(time, name, forbidden)
     try:
