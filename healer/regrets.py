@@ -34,7 +34,7 @@ EAGER = 3
 """Times that a sign is looked into in pass after pass; one that stays open waits for the audits from then on."""
 
 STUBBORN = 10
-"""Times after which a Pod that is gone is let go of, whatever became of it."""
+"""Answers after which a Pod that is gone is let go of, whatever became of it."""
 
 
 class Way(StrEnum):
@@ -164,7 +164,9 @@ class Regrets:
         victim = inquiry.victim
         found = verdict(inquiry, identity)
         if found is Verdict.OPEN:
-            self._put(replace(victim, asked=victim.asked + 1))
+            # An Airflow that is down for long is no reason to let go of anybody.
+            asked = victim.asked + 1 if inquiry.task else min(victim.asked + 1, EAGER)
+            self._put(replace(victim, asked=asked))
             return None
         settled = replace(victim, open=False, settled=_picture(victim, inquiry.answer))
         if not isinstance(found, Regret):

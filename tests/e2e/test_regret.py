@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.tasks import PATIENCE, Json, RealTask
 from tests.e2e.world import World
-from tests.faults.proxy import FaultProxy, Rule, edit_json
+from tests.faults.proxy import Fault, FaultProxy, Rule, answer, edit_json
 from tests.lab.airflow import Airflow
 from tests.lab.healer import Running, deletes, other_writes
 from tests.lab.kube import Cluster
@@ -79,7 +79,7 @@ def set_up(story: Story) -> None:
     tasks["remade"].delete_run()
 
 
-def fail(run: str) -> object:
+def fail(run: str) -> Fault:
     """An answer of yesterday's database: this run's tasks have failed."""
 
     def change(body: Json) -> None:
@@ -130,7 +130,7 @@ def quiet_time(story: Story, healer: Running) -> None:
 ENDS_SOON = {"lab.kpo-healer.io/run-for": "1s"}
 
 
-def uses(story: Story, healer: Running, stale: Rule) -> None:
+def uses(story: Story, healer: Running, proxy: FaultProxy, stale: Rule) -> None:
     tasks = story.tasks
     condemned(story, healer, *USED)
     story.quiet.append(healer.metric("regrets_total"))
@@ -141,22 +141,19 @@ def uses(story: Story, healer: Running, stale: Rule) -> None:
     tasks["remade"].wait("running")
     tasks["outcome"].wait("success", try_number=2)
     wait_for(lambda: healer.metric("regrets_total") >= 4, timeout=PATIENCE, what="four regrets", interval=0.2)
-    unseen(story, healer)
+    unseen(story, proxy)
     wait_for(lambda: healer.metric("regrets_total") >= 5, timeout=PATIENCE, what="five regrets", interval=0.2)
     audits(story, healer)
 
 
-def unseen(story: Story, healer: Running) -> None:
-    """Adopted, ended and gone while kpo-healer does not look."""
+def unseen(story: Story, proxy: FaultProxy) -> None:
+    """Adopted, ended and gone while Airflow tells kpo-healer nothing."""
     task = story.tasks["through"]
-    healer.freeze()
-    try:
+    with proxy.rule(answer(503)):
         task.clear()
         story.airflow.wait_adopted(task.dag, task.run, "work", 2)
         task.mark_pod(story.pods["through"], run_for="1s")
         task.wait("success", try_number=2)
-    finally:
-        healer.thaw()
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +168,7 @@ def story(cluster: Cluster, airflow: Airflow, tmp_path_factory: pytest.TempPathF
                 assert first.stop() == 0
             with installation.run(mode="report") as second:
                 with suppress(LabError):  # the tests tell what is missing
-                    uses(made, second, stale)
+                    uses(made, second, proxy, stale)
                 made.counted = {reason: second.metric("regrets_total", reason=reason) for reason in REASONS}
                 made.lines = second.lines()
                 assert second.stop() == 0

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from healer.model import Absent, Answer, Identity, Known, Pod, RunDeleted
 from healer.regrets import GHOSTS, STUBBORN, Regrets
-from tests.unit.fakes import EPOCH, NOT_KNOWN, ORPHANED, PROMPT, World
+from tests.unit.fakes import EPOCH, ORPHANED, PROMPT, World
 from tests.unit.strategies import (
     BASE_ENDED,
     DAG_ID,
@@ -409,12 +409,24 @@ def test_what_was_looked_into_is_not_looked_into_again() -> None:
 
 def test_pods_that_are_gone_are_not_held_for_ever() -> None:
     world = watching()
-    world.airflow.answers["a"] = NOT_KNOWN
+    world.airflow.answers["a"] = again()
     del world.cluster.pods["a"]
     for _ in range(STUBBORN):
         assert world.reconciler._regrets
         world.audit()
     assert not world.reconciler._regrets
+
+
+def test_a_long_outage_of_airflow_hides_no_regret() -> None:
+    world = watching()
+    world.airflow.down = True
+    del world.cluster.pods["a"]
+    for _ in range(3 * STUBBORN):
+        world.audit()
+    use(world, again("success"))
+    world.airflow.down = False
+    world.audit()
+    assert regrets(world) == 1
 
 
 def test_few_pods_that_are_gone_are_held_at_a_time() -> None:
