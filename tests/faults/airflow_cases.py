@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tests.e2e.world import EAGER, UNLIMITED
 from tests.faults import airflow_faults as bad
 from tests.faults import proxy
 from tests.faults.proxy import Asked, Fault
 
-Rule = tuple[Fault, Callable[[Asked], bool]]
+
+class Break(NamedTuple):
+    """What the proxy breaks, of which requests, how often (None: as long as the case lasts)."""
+
+    fault: Fault
+    when: Callable[[Asked], bool]
+    times: int | None = None
+
 
 FRESHNESS: Final = 2.0
 """Seconds: in the place of the 15 s by default, as the slow answer's double of it is in the place of 30 s."""
 
-HARSH: Final[Mapping[str, Any]] = EAGER | {
-    "actions": dict.fromkeys(
-        ("orphaned", "finished", "kept", "superseded", "abandoned", "task-removed", "run-deleted"), "delete"
-    )
-}
+_ACTING: Final = ("orphaned", "finished", "kept", "superseded", "abandoned", "task-removed", "run-deleted")
+
+HARSH: Final[Mapping[str, Any]] = {**EAGER, "actions": dict.fromkeys(_ACTING, "delete")}
 """A policy that deletes for every reason that may: nothing but the lack of a proof keeps a Pod."""
 
 
@@ -28,16 +33,17 @@ HARSH: Final[Mapping[str, Any]] = EAGER | {
 class Case:
     """One fault.
 
-    rules: what the proxy breaks. code: how kpo-healer counts these answers (`airflow_requests_total`). heals: the
-    orphan is deleted although the fault lasts, for what is needed can still be known. sees: the findings that there
-    must be meanwhile. refused: nobody listens. settings, policy, limits: of this Airflow.
+    code: how kpo-healer counts these answers (`airflow_requests_total`). heals: the orphan is deleted although the
+    fault lasts, for what is needed can still be known. sees: the findings that there must be meanwhile. asks: part of a
+    path that must be asked for. refused: nobody listens. settings, policy, limits: of this Airflow.
     """
 
     name: str
-    rules: Sequence[Rule] = ()
+    breaks: Sequence[Break] = ()
     code: str = "200"
     heals: bool = False
     sees: Sequence[str] = ("airflow-unknown",)
+    asks: str = ""
     refused: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     policy: Mapping[str, Any] = field(default_factory=lambda: HARSH)
@@ -49,12 +55,12 @@ class Case:
 
 def _asked(name: str, fault: Fault, code: str, **more: Any) -> Case:
     """A fault of the questions alone."""
-    return Case(name, [(fault, bad.questions)], code, **more)
+    return Case(name, [Break(fault, bad.questions)], code, **more)
 
 
 def _everywhere(name: str, fault: Fault, code: str, **more: Any) -> Case:
     """A fault of login and version too."""
-    return Case(name, [(fault, bad.everything)], code, **more)
+    return Case(name, [Break(fault, bad.everything)], code, **more)
 
 
 _CONNECTIONS: Final = (
@@ -68,32 +74,34 @@ _REFUSALS: Final = (
     _asked("401-token", bad.refusal(401, "Token Expired"), "401"),
     Case(
         "401-login",
-        [(bad.refusal(401, "Token Expired"), bad.questions), (bad.refusal(401, "Invalid credentials"), bad.login)],
+        [
+            Break(bad.refusal(401, "Token Expired"), bad.questions),
+            Break(bad.refusal(401, "Invalid credentials"), bad.login, times=1),
+        ],
         "401",
     ),
     _asked("403-token", bad.refusal(403, "Invalid JWT token"), "403"),
     _asked("403-permission", bad.refusal(403, "Forbidden"), "403"),
-    Case("403-identity", [(bad.refusal(403, "Forbidden"), bad.identity)], "403"),
+    Case("403-identity", [Break(bad.refusal(403, "Forbidden"), bad.identity)], "403"),
     _everywhere("404-path", bad.refusal(404, "Not Found"), "404"),
     _everywhere("404-html", bad.page(404), "404"),
     Case(
         "404-task",
-        [(bad.edit_list(lambda rows, total: ([], 0)), bad.lists), (bad.no_such_thing, bad.task_instance)],
+        [Break(bad.no_rows, bad.lists), Break(bad.no_such_thing, bad.task_instance)],
         "404",
         sees=("absent",),
     ),
     Case(
         "404-other-words",
         [
-            (bad.edit_list(lambda rows, total: ([], 0)), bad.lists),
-            (bad.no_such_thing, bad.task_instance),
-            (bad.refusal(404, "DagRun not found"), bad.run),
+            Break(bad.no_rows, bad.lists),
+            Break(bad.refusal(404, "DagRun not found"), bad.run),
         ],
         "404",
     ),
     Case(
         "404-dag",
-        [(bad.edit_list(lambda rows, total: ([], 0)), bad.lists), (bad.no_such_thing, bad.singles)],
+        [Break(bad.no_rows, bad.lists), Break(bad.no_such_thing, bad.singles)],
         "404",
         sees=("absent",),
     ),
@@ -111,17 +119,21 @@ _GARBLED: Final = (
 )
 
 _LIES: Final = (
-    Case("empty-list", [(bad.edit_list(lambda rows, total: ([], 0)), bad.lists)], heals=True, sees=()),
+    Case("empty-list", [Break(bad.no_rows, bad.lists)], heals=True, sees=()),
     Case(
         "dags-missing",
         [
-            (bad.edit_list(lambda rows, total: ([], 0)), bad.lists),
-            (bad.refusal(403, "Forbidden"), bad.singles),
+            Break(bad.no_rows, bad.lists),
+            Break(bad.refusal(403, "Forbidden"), bad.singles),
         ],
         "403",
     ),
-    Case("short-page", [(bad.edit_list(bad.one_row_at_a_time), bad.lists)], heals=True, sees=("labels-ambiguous",)),
-    Case("short-for-ever", [(bad.edit_list(lambda rows, total: (rows, total + 1)), bad.lists)], heals=True, sees=()),
+    Case(
+        "short-page", [Break(bad.edit_list(bad.one_row_at_a_time), bad.lists)], heals=True, sees=("labels-ambiguous",)
+    ),
+    Case(
+        "short-for-ever", [Break(bad.edit_list(lambda rows, total: (rows, total + 1)), bad.lists)], heals=True, sees=()
+    ),
     _asked("duplicate-rows", bad.edit_rows(lambda row: [row, row]), "200", heals=True, sees=()),
     _asked("contradictory-rows", bad.edit_rows(bad.contradicted), "200"),
     _asked(
@@ -131,8 +143,8 @@ _LIES: Final = (
     _asked("missing-field", bad.without_one_field(), "200"),
     _asked("null-field", bad.with_one_null(), "200"),
     _asked("row-of-another-run", bad.edit_rows(bad.of_another_run), "200"),
-    Case("unknown-version", [(proxy.edit_json(lambda _: {"version": "4.0.0"}), bad.version)]),
-    Case("stale-lists", [(bad.stale("adopted"), bad.lists)], heals=True, sees=("orphaned",)),
+    Case("unknown-version", [Break(proxy.edit_json(lambda _: {"version": "4.0.0"}), bad.version)]),
+    Case("stale-lists", [Break(bad.stale("adopted"), bad.lists)], heals=True, sees=("orphaned",)),
 )
 
 _OTHER_TRUTHS: Final = (
@@ -140,14 +152,14 @@ _OTHER_TRUTHS: Final = (
     Case("other-airflow", sees=("absent",)),
     Case("other-airflow-with-same-ids", sees=("other-pod",)),
     Case("other-airflow-with-same-ids-nameless", sees=("orphaned",), limits={}),
-    Case("upgraded", heals=True, sees=("in-use", "reattached", "other-pod")),
+    Case("upgraded", heals=True, sees=("in-use", "reattached", "other-pod"), asks="/state-store/"),
 )
 
 QUICK_CASES: Final = (*_CONNECTIONS, *_REFUSALS, *_GARBLED, *_LIES, *_OTHER_TRUTHS)
 """Faults that show at once."""
 
 SLOW_CASES: Final = (
-    _everywhere("silent", proxy.silence, "timeout", settings={"timeout": "2s"}),
-    Case("slow", [(bad.old(2 * FRESHNESS), bad.questions)], sees=("orphaned",)),
+    _everywhere("silent", proxy.silence, "timeout", settings={"timeout": "3s"}),
+    Case("slow", [Break(bad.old(2 * FRESHNESS), bad.questions)], sees=("orphaned",)),
 )
 """Faults that take the deciding thread's time."""

@@ -125,6 +125,10 @@ def edit_list(change: Callable[[list[Row], int], tuple[list[Row], int]]) -> Faul
     return proxy.edit_json(apply)
 
 
+no_rows: Final = edit_list(lambda rows, total: ([], 0))
+"""A list that has nothing, and says so."""
+
+
 def edit_rows(change: Callable[[Row], Sequence[Row]]) -> Fault:
     """Puts other rows in each row's place, in lists and in single answers (there the first of them)."""
 

@@ -27,7 +27,7 @@ from tests.lab.healer import Installation, Running
 from tests.lab.pods import kpo_pod
 from tests.lab.processes import wait_for
 
-PATIENCE: Final = 180.0
+PATIENCE: Final = 300.0
 """Seconds that anything may take on a busy machine."""
 
 STATES: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -53,6 +53,7 @@ class More:
 MORE: Final[Mapping[str, Sequence[More]]] = {
     "restored": [More("today", "young", "running")],
     "slow": [More(RUN, "cleared", "running")],
+    "other-airflow-with-same-ids-nameless": [More(RUN, f"used-too-{n}", "running") for n in range(4)],
     # The label of a run id that had to be changed may be the very id of another run.
     "short-page": [
         More("nightly load", "twin", "failed"),
@@ -109,14 +110,15 @@ class Lane:
         """The lane's DAG; fields: what is different, by task."""
         runs: dict[str, list[Task]] = {RUN: []}
         for task, usual in STATES.items():
-            row = {**usual, "pod": self.named(task), **fields.get(task, {})}
-            runs[RUN].append(self.world.task(task, **row))
+            named = {"pod": self.named(task), "xcom": self.named(task)}
+            runs[RUN].append(self.world.task(task, **{**usual, **named, **fields.get(task, {})}))
         for one in self._more:
-            runs.setdefault(one.run, []).append(self.world.task(one.task, one.state))
+            row = {"state": one.state, **fields.get(one.task, {})}
+            runs.setdefault(one.run, []).append(self.world.task(one.task, **row))
         return Dag(self.dag, runs=[Run(run, tasks=tasks) for run, tasks in runs.items()])
 
     def named(self, task: str) -> str | None:
-        """The Pod that Airflow names for a task."""
+        """The Pod that Airflow names for a task, in all places where KPO writes it down."""
         return {"adopted": self.pod_name(task), "copied": "the-real-one"}.get(task)
 
     def bodies(self) -> Iterator[Json]:
@@ -125,8 +127,14 @@ class Lane:
         yield from (self._body(one.run, one.task) for one in self._more if one.has_pod)
 
     def _body(self, run: str, task: str) -> Json:
-        names = {"name": self.pod_name(task), "namespace": self.world.namespace, "labels": {STAMP_LABEL: self.name}}
-        return kpo_pod(dag_id=self.dag, task_id=task, run_id=run, **names)
+        return kpo_pod(
+            dag_id=self.dag,
+            task_id=task,
+            run_id=run,
+            name=self.pod_name(task),
+            namespace=self.world.namespace,
+            labels={STAMP_LABEL: self.name},
+        )
 
     def entry(self, like: Json) -> Json:
         """The lane's Airflow in the configuration."""
@@ -139,7 +147,12 @@ class Lane:
         """The fault sets in."""
         if self.case.refused:
             self._stack.enter_context(self.proxy.refused())
-        self._rules = [self.proxy.rule(fault, when=when) for fault, when in self.case.rules]
+        self._rules = [self.proxy.rule(one.fault, when=one.when, times=one.times) for one in self.case.breaks]
+
+    @property
+    def met(self) -> bool:
+        """Whether everything that is broken was asked for."""
+        return all(rule.hits for rule in self._rules)
 
     def end(self) -> None:
         """All is well again."""
@@ -197,6 +210,15 @@ class Watched:
         """From here on audits are counted."""
         self.refresh()
         self._before = self._lists()
+
+    def wait_audits(self, audits: int) -> None:
+        """Until that many were made since the mark."""
+
+        def made() -> bool:
+            self.refresh()
+            return self.audits >= audits
+
+        wait_for(made, timeout=PATIENCE, what=f"{audits} audits", interval=0.5)
 
     @property
     def audits(self) -> float:
@@ -265,8 +287,8 @@ def bring_back(lane: Lane) -> None:
 def seed_elsewhere(lane: Lane, airflow: Airflow) -> None:
     """What another Airflow has of the lane's DAG, if anything. Before 3.3 Pods are named by XComs alone."""
     if lane.name == "upgraded":
-        airflow.seed([lane.seed(**{task: {"pod": None, "xcom": lane.named(task)} for task in STATES})])
+        airflow.seed([lane.seed(**{task: {"pod": None} for task in STATES})])
     elif lane.name.startswith("other-airflow-with-same-ids"):
-        done = {"state": "success", "try_number": 1, "pod": None}
-        named = {} if lane.name.endswith("nameless") else {"xcom": "its-own-pod"}
-        airflow.seed([lane.seed(**dict.fromkeys(STATES, done | named))])
+        named = None if lane.name.endswith("nameless") else "its-own-pod"
+        done = {"state": "success", "try_number": 1, "pod": None, "xcom": named}
+        airflow.seed([lane.seed(**dict.fromkeys(lane.pods.values(), done))])

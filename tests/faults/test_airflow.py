@@ -7,6 +7,7 @@ that breaks one thing. Its policy deletes for every reason that may (but where t
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,12 +15,16 @@ from dataclasses import dataclass
 import pytest
 
 from tests.e2e.world import RUN, World
+from tests.faults import airflow_faults as bad
+from tests.faults import proxy
 from tests.faults.airflow_cases import FRESHNESS, QUICK_CASES, SLOW_CASES, Case
 from tests.faults.airflow_lanes import PATIENCE, Lane, Watched, bring_back, make, restore, seed_elsewhere, watched
 from tests.faults.proxy import FaultProxy
 from tests.lab.airflow import Airflow
 from tests.lab.kube import Cluster
 from tests.lab.processes import wait_for
+
+pytestmark = pytest.mark.timeout(1500)
 
 OTHER = "3.2.2"
 """The version of the other Airflow behind the same address, and of the one before its upgrade."""
@@ -42,6 +47,18 @@ class Matrix:
 
     def healer(self, lane: Lane) -> Watched:
         return self.slow if lane in self.slow.lanes else self.quick
+
+    @property
+    def deleted(self) -> list[str]:
+        """The Pods for which a DELETE was sent, in order."""
+        return [event.name for event in self.slow.lanes[0].world.deletes()]
+
+    def wait_audits(self) -> None:
+        """Until everything was asked about again, often enough to be deleted."""
+        for healer in (self.quick, self.slow):
+            healer.mark()
+        for healer in (self.quick, self.slow):
+            healer.wait_audits(AUDITS)
 
     def begin(self) -> None:
         for lane in self.lanes.values():
@@ -68,7 +85,7 @@ class Matrix:
         """What was seen of each fault up to now; whether anything is missing."""
         for healer in (self.quick, self.slow):
             healer.refresh()
-        sent = [event.name for event in self.quick.lanes[0].world.deletes()]
+        sent = self.deleted
         for lane in self.lanes.values():
             lane.meanwhile = lane.deleted(sent)
             lane.missing = self._missing(lane)
@@ -77,9 +94,11 @@ class Matrix:
     def _missing(self, lane: Lane) -> list[str]:
         healer, case = self.healer(lane), lane.case
         came = {
+            "the fault": lane.met,
             f"{AUDITS} audits": healer.audits >= AUDITS,
             f"an answer counted as {case.code}": healer.figure("airflow_requests_total", lane, code=case.code) > 0,
             "healing": "orphan" in lane.meanwhile or not case.heals,
+            f"a request for {case.asks}": not case.asks or lane.proxy.count(part=case.asks) > 0,
             "too old an answer": case.name != "slow" or self._clears(lane),
             **{f"Pods that are {reason}": healer.figure("pods", lane, reason=reason) > 0 for reason in case.sees},
         }
@@ -141,3 +160,38 @@ def test_fault(matrix: Matrix, case: Case) -> None:
     wait_for(lambda: "orphan" not in lane.alive(), timeout=PATIENCE, what="the orphan to be healed", interval=0.2)
     assert lane.alive() == lane.keeps
     assert lane.deleted() == ["orphan"], "one DELETE"
+
+
+def test_nothing_else_is_deleted(matrix: Matrix) -> None:
+    """When all faults are over, and everything was asked about again."""
+    orphans = {lane.pod_name("orphan") for lane in matrix.lanes.values()}
+    wait_for(lambda: orphans <= set(matrix.deleted), timeout=PATIENCE, what="all orphans to be healed", interval=1)
+    matrix.wait_audits()
+    assert Counter(matrix.deleted) == Counter(orphans)
+
+
+def test_a_restart_in_mid_pass(matrix: Matrix) -> None:
+    """Airflow's API server is killed while it is being asked, a task fails while it is down, and it comes up again."""
+    lane = matrix.lanes["unknown-fields"]
+    airflow = lane.world.airflow
+    before = matrix.deleted
+    with lane.proxy.rule(proxy.after(airflow.api_server.kill), part="/taskInstances/list", times=1) as rule:
+        rule.wait(timeout=PATIENCE)
+        wait_for(lambda: not airflow.api_server.running, timeout=PATIENCE, what="the end of the API server")
+    try:
+        lane.fail("used")
+        matrix.wait_audits()
+        assert matrix.deleted == before
+    finally:
+        airflow.api_server.start()
+    wait_for(lambda: "used" not in lane.alive(), timeout=PATIENCE, what="healing", interval=0.3)
+    matrix.wait_audits()
+    assert matrix.deleted == [*before, lane.pod_name("used")]
+
+
+def test_what_every_source_says_too_late_is_believed(matrix: Matrix) -> None:
+    """The limit: a replica that is behind at all of the sightings and at the confirmation passes for the truth."""
+    lane = matrix.lanes["unknown-fields"]
+    with lane.proxy.rule(bad.stale("adopted"), when=bad.questions):
+        wait_for(lambda: "adopted" not in lane.alive(), timeout=PATIENCE, what="the deletion", interval=0.3)
+    assert lane.alive() == lane.keeps - {"used", "adopted"}
