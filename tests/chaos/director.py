@@ -39,6 +39,9 @@ OVERTIME: Final = 1.6
 AT_ONCE: Final = 12
 PATIENCE: Final = 240.0
 
+SETTLING: Final = 3.0
+"""Seconds after a scenario's last act in which its effect may not be recorded yet."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -245,12 +248,13 @@ class Director:
     _given_up: float = math.inf
 
     def _is_over(self, play: Play) -> bool:
-        state = self.stage.picture.run_state(play.dag, play.run)
-        if play.finished is None:
+        if play.finished is None or time.monotonic() < play.finished + SETTLING:
             return False
-        if state in {"success", "failed", "deleted"}:
+        keys = self.stage.picture.keys(play.dag, play.run)
+        state = self.stage.picture.run_state(play.dag, play.run)
+        if state in {"success", "failed", "deleted"} and all(play.state(key) in ENDED for key in keys):
             return True
-        for key in self.stage.picture.keys(play.dag, play.run):
+        for key in keys:
             if play.state(key) not in ENDED:
                 for pod in self.stage.picture.pods_of.get(key, ()):
                     if pod.alive and not pod.last.done and pod.uid not in play.ended and pod.last.phase == "Running":
