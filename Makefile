@@ -40,7 +40,7 @@ simulate: $(READY) ## random histories against the real code: N=10000 SEED=1 PRO
 test: lint unit ## everything: lint, unit, real API server, real Airflow, end to end
 	@$(BIN)/pytest tests/unit tests/simulation -n 3 -q -m slow
 	@$(BIN)/python -m tests.lab prepare
-	@$(BIN)/pytest tests/cluster tests/airflow tests/e2e
+	@$(BIN)/pytest tests/cluster tests/airflow tests/e2e tests/chaos
 
 e2e: $(READY) ## only the tests with real KubernetesPodOperator tasks
 	@$(BIN)/python -m tests.lab prepare
