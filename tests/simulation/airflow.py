@@ -7,28 +7,41 @@ of these steps.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from dataclasses import dataclass, field
-from dataclasses import replace as changed
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from healer.labels import safe_label
 from healer.model import Container, Labels, Pod, TaskInstance
-from healer.rules import ENDED
 from tests.simulation.cluster import Server, Time
 
 RUN_ID = "scheduled__2026-01-01T00:00:00+00:00"
+ENDED = frozenset({"success", "failed", "skipped", "upstream_failed"})
+"""States of a task instance that no try follows unless it is cleared. Its own copy: the healer's may be wrong."""
+
 DOOMED = 90.0
 """Seconds in which a worker learns that its task instance was marked or cleared, and dies (Airflow 2's worst case)."""
+
+_UNSAFE = re.compile(r"^[^a-z0-9A-Z]*|[^a-zA-Z0-9_\-\.]|[^a-z0-9A-Z]*$")
+
+
+def label_value(raw: str) -> str:
+    """The provider's `make_safe_label_value`, as it stands there: what KPO writes, whatever the healer thinks of it."""
+    safe = _UNSAFE.sub("", raw)
+    if len(safe) > 63 or raw != safe:
+        return safe[:53] + "-" + hashlib.md5(raw.encode(), usedforsecurity=False).hexdigest()[:9]
+    return safe
+
 
 Stage = Literal["search", "made", "watching", "deferred", "resuming", "ending"]
 OnFinish = Literal["delete_pod", "delete_succeeded_pod", "keep_pod", "delete_active_pod"]
 
 
-@dataclass
+@dataclass(slots=True)
 class Worker:
     """A try in progress: a worker process, or a trigger and what will be resumed from it."""
 
@@ -60,18 +73,30 @@ class Setup:
     retries: int = 1
     stamp: str | None = None
     elsewhere: bool = False
+    dag: str = "etl"
+    run: str = RUN_ID
+    task: str = ""
 
 
-@dataclass(frozen=True)
 class Snapshot:
     """What Airflow's database said of a task instance from a moment on."""
 
-    time: float
-    row: TaskInstance | None
-    stored: str | None
-    xcom: str | None
-    run_exists: bool
-    dag_exists: bool
+    __slots__ = ("dag_exists", "fields", "held", "row", "run_exists", "stored", "time", "xcom")
+
+    def __init__(self, time: float, task: Task, fields: Fields) -> None:
+        """`fields` tells whether two are the same."""
+        self.time, self.fields = time, fields
+        self.row = task.row()
+        self.held = task.held_as()
+        self.stored, self.xcom = task.stored, task.xcom
+        self.run_exists, self.dag_exists = task.run_exists, task.dag_exists
+
+    def says(self, fields: Fields) -> bool:
+        """Whether nothing has changed."""
+        return self.fields == fields
+
+
+Fields = tuple[Any, ...]
 
 
 @dataclass
@@ -95,15 +120,29 @@ class Task:
     retries: int = 1
     past: list[Snapshot] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Compute the labels once: they are asked for again and again."""
+        self._safe_ids = (label_value(self.dag_id), label_value(self.task_id), label_value(self.run_id))
+
     @property
     def exists(self) -> bool:
         """Whether Airflow has a row."""
         return self.run_exists and self.dag_exists and self.row_exists
 
     @property
+    def dag_id(self) -> str:
+        """The raw id."""
+        return self.setup.dag
+
+    @property
+    def run_id(self) -> str:
+        """The raw id."""
+        return self.setup.run
+
+    @property
     def task_id(self) -> str:
         """Two mapped task instances share one task."""
-        return f"task-{self.index // 2 if self.setup.map_index >= 0 else self.index}"
+        return self.setup.task or f"task-{self.index // 2 if self.setup.map_index >= 0 else self.index}"
 
     @property
     def ended(self) -> bool:
@@ -113,7 +152,7 @@ class Task:
     def labels(self) -> Labels:
         """Return the labels that a Pod of this try gets."""
         index = str(self.setup.map_index) if self.setup.map_index >= 0 else None
-        return Labels("etl", self.task_id, safe_label(RUN_ID), index, str(self.number))
+        return Labels(*self._safe_ids, index, str(self.number))
 
     def row(self) -> TaskInstance | None:
         """Return the row as it is now."""
@@ -121,8 +160,8 @@ class Task:
             return None
         setup = self.setup
         return TaskInstance(
-            "etl",
-            RUN_ID,
+            self.dag_id,
+            self.run_id,
             self.task_id,
             setup.map_index,
             f"id-{self.index}-{self.ident}",
@@ -135,15 +174,45 @@ class Task:
             "other" if setup.elsewhere else setup.namespace,
         )
 
-    def record(self, clock: float) -> None:
+    def fields(self) -> Fields:
+        """Return all that the database holds."""
+        return (
+            self.state,
+            self.number,
+            self.ident,
+            self.start,
+            self.end,
+            self.stored,
+            self.xcom,
+            self.run_exists,
+            self.dag_exists,
+            self.row_exists,
+        )
+
+    def held_as(self) -> Fields:
+        """Return what a Pod's use depends on beside the database: who works, how far, on which Pod."""
+        holder = self.holder
+        return () if holder is None else (holder.stage, holder.pod, holder.lost)
+
+    def record(self, clock: float, fields: Fields) -> None:
         """Keep what the database says now, if it changed."""
-        new = Snapshot(clock, self.row(), self.stored, self.xcom, self.run_exists, self.dag_exists)
-        if not self.past or changed(self.past[-1], time=clock) != new:
-            self.past.append(new)
+        if not self.past or not self.past[-1].says(fields):
+            self.past.append(Snapshot(clock, self, fields))
 
     def at(self, clock: float) -> Snapshot:
         """Return what the database said at this moment."""
         return next((each for each in reversed(self.past) if each.time <= clock), self.past[0])
+
+    def restore(self, clock: float) -> None:
+        """Take back all that the database holds; whoever was at work then is not heard of any more."""
+        then = self.at(clock)
+        self.state, self.number, self.ident, self.start, self.end, self.stored, self.xcom, *exists = then.fields
+        self.run_exists, self.dag_exists, self.row_exists = exists
+        stage, pod = then.held[:2] if then.held else ("search", None)
+        if stage in {"deferred", "resuming"}:  # a trigger is in the database too, and takes up its Pod again
+            self.holder = Worker(self.number, stage, pod)
+        elif self.state == "running":
+            self.holder = Worker(self.number, lost=True)
 
     def move(self, state: str | None, clock: float, *, anew: bool = False) -> None:
         """Go to a state. `anew`: the row gets another id, as at each retry and clear."""
@@ -170,16 +239,21 @@ class Kpo:
 
     def candidates(self, task: Task) -> list[str]:
         """Return the uids that the next search would find: the named Pod, else all that carry the labels, unchecked."""
-        setup, key = task.setup, task.labels()
+        setup = task.setup
         if not setup.durable:
             return []
         named = self._server.of_name(setup.namespace, task.stored) if setup.store and task.stored else None
         if named is not None and not named.checked:
             return [named.uid]
+        return [pod.uid for pod in self._labelled(task)]
+
+    def _labelled(self, task: Task) -> list[Pod]:
+        """Return the unchecked Pods that carry the task instance's labels, whatever their try."""
+        key, namespace = task.labels(), task.setup.namespace
         return [
-            pod.uid
+            pod
             for pod in self._server.pods.values()
-            if _same(pod.labels, key) and pod.namespace == setup.namespace and not pod.checked and pod.selected
+            if _same(pod.labels, key) and pod.namespace == namespace and not pod.checked and pod.selected
         ]
 
     def search(self, task: Task, worker: Worker) -> str:
@@ -218,6 +292,8 @@ class Kpo:
 
     def persist(self, task: Task, worker: Worker) -> None:
         """Write down which Pod is in use."""
+        if not task.setup.durable and not task.setup.deferrable:
+            self._part_twins(task, worker)
         pod = self._server.pods.get(worker.pod or "")
         worker.stage = "watching"
         if pod is None:
@@ -226,6 +302,19 @@ class Kpo:
             task.stored = pod.name
         if task.setup.xcom:
             task.xcom = pod.name
+
+    def _part_twins(self, task: Task, worker: Worker) -> None:
+        """Without re-attachment: of several unchecked Pods the youngest is taken, the first of the others marked."""
+        found = self._labelled(task)
+        if len(found) < 2:
+            return
+        youngest = max(found, key=lambda pod: pod.created or 0.0)
+        other = next(pod for pod in found if pod is not youngest)
+        worker.pod = youngest.uid
+        self._server.change(other.uid, checked=True)
+        if task.setup.on_finish == "delete_pod":
+            self._server.end(other.uid)
+        self.count("marked a twin")
 
     def cleanup(self, task: Task, worker: Worker, *, lost: bool) -> str:
         """End of execution: mark and delete as `on_finish_action` says; all errors are swallowed."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from healer.labels import parse
-from healer.model import Absent, Ambiguous, Answer, Identity, Known, LabelKey, Pod, RunDeleted, TaskInstance, Unknown
-from healer.rules import ENDED, needs_identity
-from tests.simulation.airflow import Snapshot, Task
+from healer.model import Absent, Ambiguous, Answer, Identity, Known, Pod, RunDeleted, TaskInstance, Unknown
+from healer.rules import needs_identity
+from tests.simulation.airflow import ENDED, Snapshot, Task, label_value
 from tests.simulation.cluster import Server, Time
 
 WATERMARK = 600.0
@@ -27,11 +27,47 @@ class AirflowFaults:
     latency: float = 0.05
 
 
+@dataclass(slots=True)
+class Note:
+    """What one healer has seen of a Pod: how often clearly since it is free; when it last asked, at which lag."""
+
+    looks: int = 0
+    asked: float | None = None
+    lag: float = 0.0
+
+
+class Notes:
+    """The notes on all Pods, kept for the checks; by uid. Times are the model's."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._notes: dict[str, Note] = {}
+
+    def of(self, uid: str) -> Note:
+        """Return the note on a Pod."""
+        note = self._notes.get(uid)
+        if note is None:
+            note = self._notes[uid] = Note()
+        return note
+
+    def looked(self, uid: str, read: float) -> None:
+        """A clear answer was read from the database at this time."""
+        self.of(uid).looks += read >= self._server.facts[uid].free_since
+
+    def asked(self, uid: str, sent: float, lag: float) -> None:
+        """A confirmation was asked for."""
+        note = self.of(uid)
+        note.asked, note.lag = sent, lag
+
+
 Hook = Callable[[str, Sequence[Pod]], None]
 
 
 class AirflowSeam:
-    """What the healer takes for its Airflow client. `forward` lets time pass while a request is under way."""
+    """What the healer takes for its Airflow client. `forward` lets time pass while a request is under way.
+
+    `clock` is the healer's own; the database's past is kept by the server's.
+    """
 
     def __init__(
         self,
@@ -44,10 +80,12 @@ class AirflowSeam:
         self._tasks, self._server, self._clock, self._forward = tasks, server, clock, forward
         self.faults = faults
         self.hook: Hook = lambda _name, _pods: None
-        self.seen: dict[str, int] = {}
+        self.seen: Counter[str] = Counter()
+        self.notes = Notes(server)
         self._resolved: set[str] = set()
         self._kept: dict[str, tuple[str | None, bool, Identity]] = {}
         self._asked_lately = -1.0
+        self._by_labels = {(label_value(task.task_id), task.setup.map_index): task for task in reversed(tasks)}
 
     def start_audit(self) -> None:
         """Forget identities that may have changed, as the client does."""
@@ -63,17 +101,17 @@ class AirflowSeam:
 
     def ask_each(self, pods: Sequence[Pod]) -> dict[str, Answer]:
         lag = self.faults.lag
+        shift = self._server.clock() - self._clock()
         answers = self._ask(pods, fresh=True)
         for pod in pods:
             if pod.uid in answers:
-                facts = self._server.facts[pod.uid]
-                facts.asked, facts.lag = answers[pod.uid].sent, lag
+                self.notes.asked(pod.uid, answers[pod.uid].sent + shift, lag)
         self.hook("answered", pods)
         return answers
 
     def ended_lately(self, pods: Sequence[Pod]) -> dict[str, Answer]:
         known = [pod for pod in pods if pod.uid in self._resolved]
-        since, self._asked_lately = self._asked_lately, self._clock()
+        since, self._asked_lately = self._asked_lately, self._server.clock()
         answers = self._ask(known, fresh=False) if known else {}
         return {uid: answer for uid, answer in answers.items() if self._is_news(answer, since)}
 
@@ -86,16 +124,27 @@ class AirflowSeam:
         end = answer.task.end_date
         return since < 0 or (end is not None and end >= since - WATERMARK)
 
+    def current(self, cases: Sequence[tuple[Pod, TaskInstance]]) -> dict[str, Identity]:
+        """Return which Pod the latest try itself has named: the XCom alone tells."""
+        return {pod.uid: self._current(pod) for pod, _ in cases}
+
+    def _current(self, pod: Pod) -> Identity:
+        task = self._task_of(pod)
+        if self.faults.mode in {"down", "identity-fails"}:
+            return Identity(failed="no answer")
+        xcom = self._then(task).xcom if task else None
+        return Identity(frozenset({(task.setup.namespace, xcom)})) if task and xcom else Identity()
+
     # --- one question -------------------------------------------------------------------------------------------------
 
     def _ask(self, pods: Sequence[Pod], *, fresh: bool) -> dict[str, Answer]:
         sent, faults = self._clock(), self.faults
-        self._count(faults.mode or "clear")
+        self.seen[faults.mode or "clear"] += 1
         if faults.mode == "down":
             self._forward(faults.latency)
             return {pod.uid: Unknown(sent, "Airflow is down") for pod in pods}
         self._forward(faults.latency / 3)
-        read = self._clock()
+        read = self._server.clock()
         rows = {pod.uid: self._read(pod, sent) for number, pod in enumerate(pods) if not self._omits(number)}
         if fresh:
             self.hook("asked", pods)
@@ -113,37 +162,40 @@ class AirflowSeam:
             answer = answers.get(pod.uid)
             if answer is None or isinstance(answer, Unknown):
                 continue
-            self._server.facts[pod.uid].looks += read >= self._server.facts[pod.uid].free_since
+            self.notes.looked(pod.uid, read)
             if isinstance(answer, Known):
                 self._resolved.add(pod.uid)
             else:
                 self._resolved.discard(pod.uid)
 
     def _task_of(self, pod: Pod) -> Task | None:
-        key = parse(pod.labels)
-        if not isinstance(key, LabelKey):
+        key = self._server.facts[pod.uid].key
+        labels = pod.labels
+        if key is None or labels.task_id is None:
             return None
-        for task in self._tasks:
-            if (task.task_id, task.setup.map_index) == (key.task_id, key.map_index):
-                return task
-        return None
+        return self._by_labels.get((labels.task_id, key.map_index))
+
+    def _then(self, task: Task) -> Snapshot:
+        return task.at(self._server.clock() - self.faults.lag)
 
     def _read(self, pod: Pod, sent: float) -> Answer:
         task = self._task_of(pod)
         mode = self.faults.mode
         if task is None:
             return Unknown(sent, "no task of these labels")
-        if mode == "partial" and task.index % 2 == 0:
-            return Unknown(sent, "fewer rows than there are")
+        if (mode == "partial" and task.index % 2 == 0) or mode == "contradiction":
+            return Unknown(sent, "fewer rows than there are, or two that contradict each other")
         if mode == "ambiguous":
             return Ambiguous(sent, "two runs have this label")
-        return self._known(task.at(self._clock() - self.faults.lag), sent)
+        if mode == "unreadable DAG":
+            return Absent(sent, "Airflow has no such DAG")
+        return self._known(task, self._then(task), sent)
 
-    def _known(self, then: Snapshot, sent: float) -> Answer:
+    def _known(self, task: Task, then: Snapshot, sent: float) -> Answer:
         if not then.dag_exists:
             return Absent(sent, "no such DAG")
         if not then.run_exists:
-            return RunDeleted(sent, "etl", "scheduled__2026-01-01T00:00:00+00:00")
+            return RunDeleted(sent, task.dag_id, task.run_id)
         if then.row is None:
             return Absent(sent, "the run has no such task instance")
         return Known(sent, self._spoilt(then.row))
@@ -160,6 +212,10 @@ class AirflowSeam:
                 return replace(row, run_id="manual-1", state="success")
             case "odd-state":
                 return replace(row, state="exhausted")
+            case "ids alone":
+                return TaskInstance(row.dag_id, row.run_id, row.task_id, row.map_index)
+            case "other Airflow":
+                return replace(row, id="other", state="success", try_number=0)
         return row
 
     def _identified(self, pod: Pod, answer: Answer, sent: float, *, fresh: bool) -> Answer:
@@ -178,15 +234,12 @@ class AirflowSeam:
 
     def _identity(self, pod: Pod) -> Identity:
         if self.faults.mode == "identity-fails":
-            self._count("identity failed")
+            self.seen["identity failed"] += 1
             return Identity(failed="the state store answers 500")
         task = self._task_of(pod)
-        then = task.at(self._clock() - self.faults.lag) if task else None
-        if task is None or then is None:
+        if task is None:
             return Identity()
+        then = self._then(task)
         named = {(task.setup.namespace, name) for name in (then.stored, then.xcom) if name is not None}
-        self._count(f"identity names {len(named)}")
+        self.seen[f"identity names {len(named)}"] += 1
         return Identity(frozenset(named))
-
-    def _count(self, what: str) -> None:
-        self.seen[what] = self.seen.get(what, 0) + 1

@@ -6,7 +6,8 @@ that a recorded story replays exactly. It returns the words for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -16,6 +17,7 @@ from healer.model import Container, Pod
 from tests.simulation.airflow import DOOMED, Task, Worker, is_over
 
 if TYPE_CHECKING:
+    from tests.simulation.replica import Replica
     from tests.simulation.world import World
 
 Can = Callable[["World", Any], bool]
@@ -30,16 +32,22 @@ class Move(Struct, frozen=True):
     weight: float
     can: Can
     do: Do
+    states: frozenset[str | None] | None
+    counted: str
+
+    def possible(self, world: World, target: Any) -> bool:
+        """Whether it can happen to this target now."""
+        return (self.states is None or state_of(self.kind, target) in self.states) and self.can(world, target)
 
 
 MOVES: dict[str, Move] = {}
 
 
-def move(name: str, kind: str, weight: float, can: Can) -> Callable[[Do], Do]:
-    """Register a move."""
+def move(name: str, kind: str, weight: float, can: Can, *states: str | None) -> Callable[[Do], Do]:
+    """Register a move. `states`: of the task instance, or phases of the Pod, in which alone it can happen."""
 
     def register(do: Do) -> Do:
-        MOVES[name] = Move(name, kind, weight, can, do)
+        MOVES[name] = Move(name, kind, weight, can, do, frozenset(states) if states else None, f"move: {name}")
         return do
 
     return register
@@ -52,7 +60,7 @@ def _idle(world: World, task: Task) -> bool:
     return task.exists and task.state in {None, "up_for_retry"}
 
 
-@move("schedule", "task", 6, _idle)
+@move("schedule", "task", 6, _idle, None, "up_for_retry")
 def _schedule(world: World, task: Task, choice: float) -> str:
     world.retire(task)
     task.number += 1
@@ -60,13 +68,13 @@ def _schedule(world: World, task: Task, choice: float) -> str:
     return f"is scheduled for try {task.number}"
 
 
-@move("queue", "task", 8, lambda w, t: t.exists and t.state == "scheduled")
+@move("queue", "task", 8, lambda w, t: t.exists and t.state == "scheduled", "scheduled")
 def _queue(world: World, task: Task, choice: float) -> str:
     task.move("queued", world.airflow_time)
     return "is queued"
 
 
-@move("start", "task", 8, lambda w, t: t.exists and t.state == "queued")
+@move("start", "task", 8, lambda w, t: t.exists and t.state == "queued", "queued")
 def _start(world: World, task: Task, choice: float) -> str:
     task.move("running", world.airflow_time)
     if task.holder is not None and task.holder.stage == "resuming":
@@ -77,35 +85,44 @@ def _start(world: World, task: Task, choice: float) -> str:
     return f"runs in a worker, try {task.number}"
 
 
-@move("stuck in queued", "task", 0.15, lambda w, t: t.exists and t.state in {"scheduled", "queued"})
+@move(
+    "stuck in queued", "task", 0.15, lambda w, t: t.exists and t.state in {"scheduled", "queued"}, "scheduled", "queued"
+)
 def _stuck(world: World, task: Task, choice: float) -> str:
     world.retire(task)
     task.move("failed", world.airflow_time)
     return "is failed because it was queued for too long"
 
 
-@move("upstream failed", "task", 0.1, lambda w, t: t.exists and t.state is None)
+@move("upstream failed", "task", 0.1, lambda w, t: t.exists and t.state is None, None)
 def _upstream(world: World, task: Task, choice: float) -> str:
     world.retire(task)
     task.move("upstream_failed", world.airflow_time)
     return "is upstream_failed"
 
 
-@move("scheduler dies", "task", 0.15, lambda w, t: t.exists and t.state in {"running", "queued"})
+@move("scheduler dies", "task", 0.15, lambda w, t: t.exists and t.state in {"running", "queued"}, "running", "queued")
 def _scheduler_dies(world: World, task: Task, choice: float) -> str:
     world.doom(task)
     task.move(None, world.airflow_time, anew=True)
     return "is reset to none: its scheduler died"
 
 
-@move("odd state", "task", 0.1, lambda w, t: t.exists and t.state in {"running", None})
+@move("odd state", "task", 0.1, lambda w, t: t.exists and t.state in {"running", None}, "running", None)
 def _odd(world: World, task: Task, choice: float) -> str:
     world.doom(task)
     task.move("up_for_reschedule" if choice < 0.5 else "awaiting_input", world.airflow_time)
     return f"is {task.state}"
 
 
-@move("odd state ends", "task", 3, lambda w, t: t.exists and t.state in {"up_for_reschedule", "awaiting_input"})
+@move(
+    "odd state ends",
+    "task",
+    3,
+    lambda w, t: t.exists and t.state in {"up_for_reschedule", "awaiting_input"},
+    "up_for_reschedule",
+    "awaiting_input",
+)
 def _odd_ends(world: World, task: Task, choice: float) -> str:
     task.move(None, world.airflow_time, anew=True)
     return "is reset to none"
@@ -133,32 +150,34 @@ def _holder(task: Task) -> Worker:
     return task.holder
 
 
-@move("search", "task", 9, lambda w, t: _works(w, t, "search"))
+@move("search", "task", 9, lambda w, t: _works(w, t, "search"), "running")
 def _search(world: World, task: Task, choice: float) -> str:
     return f"its worker {world.kpo.search(task, _holder(task))}"
 
 
-@move("persist", "task", 9, lambda w, t: _works(w, t, "made"))
+@move("persist", "task", 9, lambda w, t: _works(w, t, "made"), "running")
 def _persist(world: World, task: Task, choice: float) -> str:
     world.kpo.persist(task, _holder(task))
     return "its worker writes down its Pod"
 
 
-@move("defer", "task", 3, lambda w, t: t.setup.deferrable and _works(w, t, "watching") and not _pod_over(w, t))
+@move(
+    "defer", "task", 3, lambda w, t: t.setup.deferrable and _works(w, t, "watching") and not _pod_over(w, t), "running"
+)
 def _defer(world: World, task: Task, choice: float) -> str:
     _holder(task).stage = "deferred"
     task.move("deferred", world.airflow_time)
     return "is deferred"
 
 
-@move("trigger fires", "task", 4, lambda w, t: t.exists and t.state == "deferred" and _pod_over(w, t))
+@move("trigger fires", "task", 4, lambda w, t: t.exists and t.state == "deferred" and _pod_over(w, t), "deferred")
 def _fires(world: World, task: Task, choice: float) -> str:
     _holder(task).stage = "resuming"
     task.move("scheduled", world.airflow_time)
     return "is scheduled to resume: its trigger fired"
 
 
-@move("trigger dies", "task", 0.4, lambda w, t: t.exists and t.state == "deferred")
+@move("trigger dies", "task", 0.4, lambda w, t: t.exists and t.state == "deferred", "deferred")
 def _trigger_dies(world: World, task: Task, choice: float) -> str:
     if choice < 0.5:
         return "its trigger moves to another triggerer"
@@ -167,18 +186,18 @@ def _trigger_dies(world: World, task: Task, choice: float) -> str:
     return "is scheduled to fail: its trigger died"
 
 
-@move("clean up", "task", 7, lambda w, t: _works(w, t, "watching", "resuming") and _pod_over(w, t))
+@move("clean up", "task", 7, lambda w, t: _works(w, t, "watching", "resuming") and _pod_over(w, t), "running")
 def _clean_up(world: World, task: Task, choice: float) -> str:
     return f"its worker {world.kpo.cleanup(task, _holder(task), lost=choice < 0.3)}"
 
 
-@move("time out", "task", 0.6, lambda w, t: _works(w, t, "watching") and not _pod_over(w, t))
+@move("time out", "task", 0.6, lambda w, t: _works(w, t, "watching") and not _pod_over(w, t), "running")
 def _time_out(world: World, task: Task, choice: float) -> str:
     _holder(task).failing = True
     return f"times out and its worker {world.kpo.cleanup(task, _holder(task), lost=choice < 0.2)}"
 
 
-@move("end", "task", 8, lambda w, t: _works(w, t, "ending"))
+@move("end", "task", 8, lambda w, t: _works(w, t, "ending"), "running")
 def _end(world: World, task: Task, choice: float) -> str:
     if _holder(task).failing:
         return _fail(world, task)
@@ -200,12 +219,12 @@ def _has_worker(world: World, task: Task) -> bool:
     return _works(world, task, "search", "made", "watching", "resuming", "ending")
 
 
-@move("worker killed", "task", 0.9, _has_worker)
+@move("worker killed", "task", 0.9, _has_worker, "running")
 def _killed(world: World, task: Task, choice: float) -> str:
     return f"its worker {world.kpo.kill(task, _holder(task), cleanly=choice < 0.2)}: {_fail(world, task)}"
 
 
-@move("worker lost", "task", 0.7, _has_worker)
+@move("worker lost", "task", 0.7, _has_worker, "running")
 def _lost(world: World, task: Task, choice: float) -> str:
     _holder(task).lost = True
     return "its worker is lost"
@@ -215,7 +234,7 @@ def _silent(world: World, task: Task) -> bool:
     return task.exists and task.state == "running" and task.holder is not None and task.holder.lost
 
 
-@move("heartbeat missed", "task", 3, _silent)
+@move("heartbeat missed", "task", 3, _silent, "running")
 def _heartbeat(world: World, task: Task, choice: float) -> str:
     lost = _holder(task)
     words = _fail(world, task)
@@ -275,7 +294,7 @@ def _clear(world: World, task: Task, choice: float) -> str:
     return "is cleared"
 
 
-@move("clear running", "task", 0.3, lambda w, t: t.exists and t.state == "running")
+@move("clear running", "task", 0.3, lambda w, t: t.exists and t.state == "running", "running")
 def _clear_running(world: World, task: Task, choice: float) -> str:
     world.doom(task)
     task.retries = task.number + 1
@@ -283,13 +302,13 @@ def _clear_running(world: World, task: Task, choice: float) -> str:
     return "is cleared while running"
 
 
-@move("restart", "task", 4, lambda w, t: t.exists and t.state == "restarting")
+@move("restart", "task", 4, lambda w, t: t.exists and t.state == "restarting", "restarting")
 def _restart(world: World, task: Task, choice: float) -> str:
     task.move("up_for_retry" if choice < 0.5 else None, world.airflow_time)
     return "is ready to restart"
 
 
-@move("clear deferred", "task", 0.8, lambda w, t: t.exists and t.state == "deferred")
+@move("clear deferred", "task", 0.8, lambda w, t: t.exists and t.state == "deferred", "deferred")
 def _clear_deferred(world: World, task: Task, choice: float) -> str:
     world.doom(task)
     task.retries = task.number + 1
@@ -311,7 +330,7 @@ def _removed(world: World, task: Task, choice: float) -> str:
     return "is removed from its DAG"
 
 
-@move("task restored", "task", 1, lambda w, t: t.exists and t.state == "removed")
+@move("task restored", "task", 1, lambda w, t: t.exists and t.state == "removed", "removed")
 def _restored(world: World, task: Task, choice: float) -> str:
     task.move(None, world.airflow_time, anew=True)
     return "is restored to its DAG"
@@ -391,13 +410,13 @@ def _alive(world: World, pod: Pod) -> bool:
     return pod.phase in {"Pending", "Running"}
 
 
-@move("Pod starts", "pod", 6, lambda w, p: p.phase == "Pending" and not p.terminating)
+@move("Pod starts", "pod", 6, lambda w, p: p.phase == "Pending" and not p.terminating, "Pending")
 def _pod_starts(world: World, pod: Pod, choice: float) -> str:
     world.server.change(pod.uid, phase="Running")
     return "starts"
 
 
-@move("base ends", "pod", 2, lambda w, p: p.phase == "Running" and not p.containers[0].terminated)
+@move("base ends", "pod", 2, lambda w, p: p.phase == "Running" and not p.containers[0].terminated, "Running")
 def _base_ends(world: World, pod: Pod, choice: float) -> str:
     code = 0 if choice < 0.6 else 1
     whole = len(pod.containers) == 1 or choice < 0.2
@@ -407,7 +426,7 @@ def _base_ends(world: World, pod: Pod, choice: float) -> str:
     return f"ends its work with {code}" + ("" if phase != "Running" else ", and goes on running")
 
 
-@move("container restarts", "pod", 2, lambda w, p: p.phase == "Running" and not p.restart_never and _over(p))
+@move("container restarts", "pod", 2, lambda w, p: p.phase == "Running" and not p.restart_never and _over(p), "Running")
 def _container_restarts(world: World, pod: Pod, choice: float) -> str:
     world.server.change(pod.uid, containers=tuple(Container(c.name) for c in pod.containers))
     return "starts its work again"
@@ -417,7 +436,7 @@ def _over(pod: Pod) -> bool:
     return pod.containers[0].terminated
 
 
-@move("sidecar ends", "pod", 0.7, lambda w, p: p.phase == "Running" and _over(p) and p.restart_never)
+@move("sidecar ends", "pod", 0.7, lambda w, p: p.phase == "Running" and _over(p) and p.restart_never, "Running")
 def _sidecar_ends(world: World, pod: Pod, choice: float) -> str:
     phase = "Succeeded" if pod.containers[0].exit_code == 0 else "Failed"
     ended = tuple(replace(c, terminated=True) for c in pod.containers)
@@ -425,19 +444,19 @@ def _sidecar_ends(world: World, pod: Pod, choice: float) -> str:
     return "ends wholly"
 
 
-@move("evicted", "pod", 0.2, lambda w, p: _alive(w, p) and not p.terminating)
+@move("evicted", "pod", 0.2, lambda w, p: _alive(w, p) and not p.terminating, "Pending", "Running")
 def _evicted(world: World, pod: Pod, choice: float) -> str:
     world.server.change(pod.uid, phase="Failed")
     return "is evicted"
 
 
-@move("node lost", "pod", 0.15, _alive)
+@move("node lost", "pod", 0.15, _alive, "Pending", "Running")
 def _node_lost(world: World, pod: Pod, choice: float) -> str:
     world.server.change(pod.uid, phase="Unknown")
     return "is on a lost node"
 
 
-@move("node returns", "pod", 2, lambda w, p: p.phase == "Unknown")
+@move("node returns", "pod", 2, lambda w, p: p.phase == "Unknown", "Unknown")
 def _node_returns(world: World, pod: Pod, choice: float) -> str:
     world.server.change(pod.uid, phase="Running")
     return "is on a node that returned"
@@ -499,42 +518,46 @@ MODES = (
     "odd-state",
     "identity-fails",
     "ambiguous",
+    "contradiction",
+    "unreadable DAG",
+    "ids alone",
+    "other Airflow",
 )
 
 
-@move("Airflow fails", "world", 1.2, lambda w, _: not w.airflow.faults.mode)
+@move("Airflow fails", "world", 1.2, lambda w, _: not w.faults.mode)
 def _airflow_fails(world: World, _: int, choice: float) -> str:
-    world.airflow.faults.mode = MODES[int(choice * len(MODES))]
-    return f"Airflow's answers get worse: {world.airflow.faults.mode}"
+    world.faults.mode = MODES[int(choice * len(MODES))]
+    return f"Airflow's answers get worse: {world.faults.mode}"
 
 
-@move("Airflow recovers", "world", 3, lambda w, _: bool(w.airflow.faults.mode))
+@move("Airflow recovers", "world", 3, lambda w, _: bool(w.faults.mode))
 def _airflow_recovers(world: World, _: int, choice: float) -> str:
-    world.airflow.faults.mode = ""
+    world.faults.mode = ""
     return "Airflow's answers are good again"
 
 
-@move("Airflow gets slow", "world", 0.5, lambda w, _: w.airflow.faults.latency < 1)
+@move("Airflow gets slow", "world", 0.5, lambda w, _: w.faults.latency < 1)
 def _slow(world: World, _: int, choice: float) -> str:
-    world.airflow.faults.latency = (2.0, 9.0, 14.0, 20.0)[int(choice * 4)]
-    return f"Airflow needs {world.airflow.faults.latency:g} s for an answer"
+    world.faults.latency = (2.0, 9.0, 14.0, 20.0)[int(choice * 4)]
+    return f"Airflow needs {world.faults.latency:g} s for an answer"
 
 
-@move("Airflow gets quick", "world", 2, lambda w, _: w.airflow.faults.latency >= 1)
+@move("Airflow gets quick", "world", 2, lambda w, _: w.faults.latency >= 1)
 def _quick(world: World, _: int, choice: float) -> str:
-    world.airflow.faults.latency = 0.05
+    world.faults.latency = 0.05
     return "Airflow is quick again"
 
 
-@move("replica lags", "world", 0.9, lambda w, _: not w.airflow.faults.lag)
+@move("replica lags", "world", 0.9, lambda w, _: not w.faults.lag)
 def _lags(world: World, _: int, choice: float) -> str:
-    world.airflow.faults.lag = 5.0 + 40.0 * choice
-    return f"Airflow answers from a replica that is {world.airflow.faults.lag:.0f} s late"
+    world.faults.lag = 5.0 + 40.0 * choice
+    return f"Airflow answers from a replica that is {world.faults.lag:.0f} s late"
 
 
-@move("replica catches up", "world", 0.7, lambda w, _: bool(w.airflow.faults.lag))
+@move("replica catches up", "world", 0.7, lambda w, _: bool(w.faults.lag))
 def _catches_up(world: World, _: int, choice: float) -> str:
-    world.airflow.faults.lag = 0.0
+    world.faults.lag = 0.0
     return "Airflow's replica is up to date again"
 
 
@@ -563,7 +586,7 @@ def _readable(world: World, _: int, choice: float) -> str:
     return "single Pods can be read again"
 
 
-DELETES = ("refused", "error", "denied", "throttled", "lost")
+DELETES = ("refused", "error", "denied", "throttled", "lost", "silent", "late", "slow to connect")
 
 
 @move("DELETE fails", "world", 1.6, lambda w, _: not w.server.faults.delete)
@@ -578,27 +601,10 @@ def _delete_works(world: World, _: int, choice: float) -> str:
     return "DELETEs work again"
 
 
-HINTS = ("lost", "late", "reversed")
-
-
-@move("hints fail", "world", 0.8, lambda w, _: w.server.faults.hints == "prompt")
-def _hints_fail(world: World, _: int, choice: float) -> str:
-    world.server.faults.hints = HINTS[int(choice * len(HINTS))]
-    return f"the watch's hints are {world.server.faults.hints}"
-
-
-@move("hints work", "world", 1.5, lambda w, _: w.server.faults.hints != "prompt")
-def _hints_work(world: World, _: int, choice: float) -> str:
-    world.server.faults.hints = "prompt"
-    world.relist()
-    return "the watch starts anew"
-
-
-@move("healer restarts", "world", 0.3, lambda w, _: True)
-def _restarts(world: World, _: int, choice: float) -> str:
-    world.restart_wanted = True
-    world.server.faults.silent_clock = choice < 0.3
-    return "the healer restarts"
+@move("API server's clock unknown", "world", 0.1, lambda w, _: not w.server.faults.silent_clock)
+def _clock_unknown(world: World, _: int, choice: float) -> str:
+    world.server.faults.silent_clock = True
+    return "the API server does not tell its time"
 
 
 @move("clock known", "world", 3, lambda w, _: w.server.faults.silent_clock)
@@ -607,4 +613,143 @@ def _clock_known(world: World, _: int, choice: float) -> str:
     return "the API server tells its time"
 
 
-__all__ = ["DELETES", "DOOMED", "HINTS", "MODES", "MOVES", "Move"]
+@move("API server's clock jumps", "world", 0.15, lambda w, _: not w.server.jumped)
+def _clock_jumps(world: World, _: int, choice: float) -> str:
+    world.server.jumped = (-600.0, -90.0, 90.0, 600.0)[int(choice * 4)]
+    return f"the API server's clock jumps by {world.server.jumped:g} s"
+
+
+@move("API server's clock returns", "world", 1, lambda w, _: bool(w.server.jumped))
+def _clock_returns(world: World, _: int, choice: float) -> str:
+    world.server.jumped = 0.0
+    return "the API server's clock is right again"
+
+
+@move("database restored", "world", 0.15, lambda w, _: any(len(task.past) > 3 for task in w.tasks))
+def _restored_database(world: World, _: int, choice: float) -> str:
+    then = world.time - (30.0, 120.0, 600.0, 3600.0)[int(choice * 4)]
+    for task in world.tasks:
+        world.doom(task)
+        task.restore(then)
+    world.mark_twins()
+    return f"Airflow's database is restored as it was {world.time - then:.0f} s ago"
+
+
+# --- healers ----------------------------------------------------------------------------------------------------------
+
+HINTS = ("lost", "late", "reversed")
+
+
+@move("hints fail", "replica", 2.4, lambda w, r: r.alive and r.watcher.mode == "prompt")
+def _hints_fail(world: World, replica: Replica, choice: float) -> str:
+    replica.watcher.mode = HINTS[int(choice * len(HINTS))]
+    return f"gets its watch's hints {replica.watcher.mode}"
+
+
+@move("hints work", "replica", 4, lambda w, r: r.alive and r.watcher.mode != "prompt")
+def _hints_work(world: World, replica: Replica, choice: float) -> str:
+    replica.watcher.mode = "prompt"
+    replica.relist()
+    return "watches anew"
+
+
+@move("healer killed", "replica", 1, lambda w, r: r.alive)
+def _healer_killed(world: World, replica: Replica, choice: float) -> str:
+    replica.kill(arrives=choice < 0.5)
+    replica.thaw()
+    replica.starts_at = world.time + 1.0 + (choice * 8 % 1) * 60.0
+    return "is killed"
+
+
+@move("healer frozen", "replica", 1, lambda w, r: r.alive and not r.frozen)
+def _healer_frozen(world: World, replica: Replica, choice: float) -> str:
+    seconds = (1.0, 5.0, 20.0, 60.0, 200.0)[int(choice * 5)] * (0.5 + (choice * 40 % 1))
+    replica.freeze(seconds)
+    return f"is stopped for {seconds:.1f} s"
+
+
+def _elects(world: World, replica: Replica) -> bool:
+    return not world.alone and replica.alive and replica.elector is not None
+
+
+@move("healer told to end", "replica", 0.7, lambda w, r: _elects(w, r) and not r.frozen)
+def _healer_ends(world: World, replica: Replica, choice: float) -> str:
+    replica.resign()
+    replica.starts_at = world.time + 8.0 + choice * 60.0
+    return "gets SIGTERM"
+
+
+@move("way to API server breaks", "replica", 1, lambda w, r: not r.link.fault)
+def _link_breaks(world: World, replica: Replica, choice: float) -> str:
+    replica.link.fault = "refused" if choice < 0.5 else "silent"
+    return f"does not reach the API server: {replica.link.fault}"
+
+
+@move("way to API server works", "replica", 3, lambda w, r: bool(r.link.fault))
+def _link_works(world: World, replica: Replica, choice: float) -> str:
+    replica.link.fault = ""
+    return "reaches the API server again"
+
+
+LEASES = ("slow", "lost", "denied", "busy")
+
+
+@move("Lease fails", "replica", 1.2, lambda w, r: _elects(w, r) and not r.lease.fault)
+def _lease_fails(world: World, replica: Replica, choice: float) -> str:
+    replica.lease.fault = LEASES[int(choice * len(LEASES))]
+    return f"has trouble with its Lease: {replica.lease.fault}"
+
+
+@move("Lease works", "replica", 3, lambda w, r: _elects(w, r) and bool(r.lease.fault))
+def _lease_works(world: World, replica: Replica, choice: float) -> str:
+    replica.lease.fault = ""
+    return "has no trouble with its Lease any more"
+
+
+@move("Lease deleted", "replica", 0.15, lambda w, r: _elects(w, r) and w.lease.lease is not None)
+def _lease_deleted(world: World, replica: Replica, choice: float) -> str:
+    known = all(each.elector is not None and each.lease.saw for each in world.replicas)
+    world.lease.delete(world.time, known=known)
+    return "sees somebody delete the Lease"
+
+
+class Table:
+    """The moves that can happen to something in a state, and their weights; for a quick draw."""
+
+    def __init__(self, moves: Sequence[Move]) -> None:
+        self.moves = moves
+        self.weights = list(accumulate(each.weight for each in moves))
+        self.total = self.weights[-1] if moves else 0.0
+
+
+_TABLES: dict[tuple[str, str | None], Table] = {}
+
+
+def table(kind: str, state: str | None) -> Table:
+    """Return the moves that may be possible for a target of this kind in this state."""
+    key = kind, state
+    if key not in _TABLES:
+        _TABLES[key] = Table([m for m in MOVES.values() if m.kind == kind and (not m.states or state in m.states)])
+    return _TABLES[key]
+
+
+def state_of(kind: str, target: Any) -> str | None:
+    """Return what decides which moves may be possible."""
+    if kind == "task":
+        state: str | None = target.state
+        return state
+    return target.phase if kind == "pod" else None
+
+
+_HEAVIEST: dict[str, float] = {}
+
+
+def heaviest(kind: str) -> float:
+    """Return the greatest total of any table of this kind."""
+    if kind not in _HEAVIEST:
+        states = {state for each in MOVES.values() if each.kind == kind for state in each.states or ()}
+        _HEAVIEST[kind] = max(table(kind, state).total for state in (*states, ""))
+    return _HEAVIEST[kind]
+
+
+__all__ = ["DELETES", "DOOMED", "HINTS", "LEASES", "MODES", "MOVES", "Move", "Table", "heaviest", "state_of", "table"]

@@ -1,4 +1,4 @@
-"""A few hundred histories of the random walk, its own promises, and the planted bugs it must catch."""
+"""A few hundred histories of the random walk, and its own promises."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from statistics import median
 import pytest
 import structlog
 
-from tests.simulation.planted import PLANTS
+from healer import suspects
 from tests.simulation.walk import Result, replay, shrink, story, walk
 
 pytestmark = pytest.mark.slow
 
-HISTORIES = 300
+HISTORIES = 600
 PATIENCE = 1500
-"""Histories in which a planted bug must show."""
+"""Histories in which a bug must show."""
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +52,7 @@ def test_the_walk_reaches_what_matters(histories: list[Result]) -> None:
     assert counts["KPO: adopted"] > 0
     assert counts["reason: reattached"] > 0
     assert counts["deletion: refuted"] > 0
+    assert counts["take-over"] > 0
 
 
 def test_a_seed_replays_exactly(histories: list[Result]) -> None:
@@ -60,15 +61,8 @@ def test_a_seed_replays_exactly(histories: list[Result]) -> None:
         assert (again.hash, again.tally.counts) == (result.hash, result.tally.counts)
 
 
-@pytest.mark.parametrize("name", PLANTS)
-def test_a_planted_bug_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    PLANTS[name](monkeypatch)
-    caught = next((result for result in map(walk, range(PATIENCE)) if result.violation is not None), None)
-    assert caught is not None, f"{PATIENCE} histories did not show: {PLANTS[name].__doc__}"
-
-
 def test_a_failure_is_shrunk_to_a_short_story(monkeypatch: pytest.MonkeyPatch) -> None:
-    PLANTS["no_grace"](monkeypatch)
+    monkeypatch.setattr(suspects, "_patience_over", lambda _pod, _finding, since, _now, _policy: since)
     caught = next(result for result in map(walk, range(PATIENCE)) if result.violation is not None)
     short = shrink(caught)
     assert short.violation is not None

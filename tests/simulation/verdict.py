@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from healer.config import AirflowConfig
-from healer.labels import parse
-from healer.model import Action, LabelKey, Pod, Reason
+from healer.model import Pod
 from tests.simulation.airflow import Kpo, Task, Worker, is_over
-from tests.simulation.cluster import Server
+from tests.simulation.cluster import NAMESPACES, Server
 
 HELD = frozenset({"running", "deferred"})
 TO_COME = frozenset({None, "up_for_retry", "restarting"})
@@ -18,15 +19,65 @@ POLICY = "the policy"
 """How a refusal begins that is the user's wish and no use by Airflow."""
 
 
+DELETED_BY_DEFAULT = frozenset({"orphaned", "finished", "kept", "superseded"})
+
+NAME = "prod"
+"""The name of the one Airflow that the healer looks after."""
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(text: str) -> float:
+    """Read a duration as users write it."""
+    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9.]+)([smh])", text))
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for, read from what stands in the file and not from what the healer made of it. Seconds."""
+
+    enforce: bool
+    deletes: frozenset[str]
+    min_age: float
+    grace: float
+    absent_grace: float
+    sightings: int
+    retention: Mapping[str, float]
+    per_minute: int | None
+    max_share: float
+    min_count: int
+    cool_down: float
+
+
+def wishes(airflow: Mapping[str, Any]) -> Wishes:
+    """Read one Airflow's part of a configuration."""
+    policy, limits = airflow["policy"], airflow["limits"]
+    actions, breaker = policy["actions"], limits.get("breaker", {})
+    deletes = {reason for reason in DELETED_BY_DEFAULT if actions.get(reason, "delete") == "delete"}
+    deletes |= {reason for reason, action in actions.items() if action == "delete"}
+    return Wishes(
+        enforce=airflow["mode"] == "enforce",
+        deletes=frozenset(deletes),
+        min_age=seconds(policy["minAge"]),
+        grace=seconds(policy["grace"]),
+        absent_grace=seconds(policy["absentGrace"]),
+        sightings=policy["sightings"],
+        retention={what: seconds(text) for what, text in policy["retention"].items()},
+        per_minute=limits.get("deletionsPerMinute", 60),
+        max_share=breaker.get("maxShare", 0.5),
+        min_count=breaker.get("minCount", 5),
+        cool_down=seconds(breaker.get("coolDown", "10m")),
+    )
+
+
 class Verdict:
     """The judge who knows the truth."""
 
-    def __init__(self, config: AirflowConfig, tasks: Sequence[Task], server: Server, kpo: Kpo) -> None:
-        self._config, self._tasks, self._server, self._kpo = config, tasks, server, kpo
+    def __init__(self, wanted: Wishes, tasks: Sequence[Task], server: Server, kpo: Kpo) -> None:
+        self._wanted, self._tasks, self._server, self._kpo = wanted, tasks, server, kpo
 
-    def _policy(self, reason: Reason) -> str | None:
-        allowed = self._config.policy.actions.get(reason) is Action.DELETE
-        return None if allowed else f"{POLICY} does not delete what is {reason.value}"
+    def _policy(self, reason: str) -> str | None:
+        return None if reason in self._wanted.deletes else f"{POLICY} does not delete what is {reason}"
 
     def never_of_pod(self, pod: Pod) -> str | None:
         """Return why the Pod alone says that it must not be deleted."""
@@ -35,18 +86,18 @@ class Verdict:
             (pod.protected, "it is protected"),
             (pod.owned, "a Job owns it"),
             (pod.phase not in {"Pending", "Running", "Succeeded", "Failed"}, "its node is lost"),
-            (not isinstance(parse(pod.labels), LabelKey), "its labels are not whole"),
-            (pod.stamp not in {None, self._config.name}, "it is another Airflow's"),
+            (self._server.facts[pod.uid].key is None, "its labels are not whole"),
+            (pod.stamp not in {None, NAME}, "it is another Airflow's"),
             (not pod.selected, "it is no KubernetesPodOperator Pod any more"),
-            (pod.namespace not in self._config.namespaces, "its namespace is not ours"),
+            (pod.namespace not in NAMESPACES, "its namespace is not ours"),
         )
         return next((why for refused, why in refusals if refused), None)
 
     def never_of_airflow(self, pod: Pod) -> str | None:
         """Return why Airflow's truth says that it must not be deleted: it is in use, may be, or is not known."""
-        number = self._server.facts[pod.uid].task
-        key = parse(pod.labels)
-        if number is None or not isinstance(key, LabelKey):
+        facts = self._server.facts[pod.uid]
+        number, key = facts.task, facts.key
+        if number is None or key is None:
             return "no task instance made it"
         task = self._tasks[number]
         if not task.exists:
@@ -55,7 +106,7 @@ class Verdict:
 
     def _never_unknown(self, task: Task) -> str | None:
         if task.dag_exists and not task.run_exists:
-            return self._policy(Reason.RUN_DELETED)
+            return self._policy("run-deleted")
         return "Airflow does not know its task instance"
 
     def _never_known(self, pod: Pod, task: Task, label_try: int) -> str | None:
@@ -70,8 +121,8 @@ class Verdict:
             return used
         over = ended_for_good(pod, task)
         if pod.checked and not over:
-            return self._policy(Reason.ABANDONED)
-        return self._policy(Reason.TASK_REMOVED) if task.state == "removed" and not pod.checked else None
+            return self._policy("abandoned")
+        return self._policy("task-removed") if task.state == "removed" and not pod.checked else None
 
     def _used(self, pod: Pod, task: Task, label_try: int) -> str | None:
         state = task.state
@@ -115,50 +166,50 @@ class Verdict:
 
     # --- what must be healed ------------------------------------------------------------------------------------------
 
-    def expected(self, pod: Pod) -> Reason | None:
+    def expected(self, pod: Pod) -> str | None:
         """Return why this Pod must be gone in the end, None if it may stay."""
-        number = self._server.facts[pod.uid].task
-        key = parse(pod.labels)
-        if number is None or not isinstance(key, LabelKey) or self.never_of_pod(pod) or self.never_of_airflow(pod):
+        facts = self._server.facts[pod.uid]
+        number, key = facts.task, facts.key
+        if number is None or key is None or self.never_of_pod(pod) or self.never_of_airflow(pod):
             return None
         task = self._tasks[number]
         if not task.exists:
-            return Reason.RUN_DELETED
+            return "run-deleted"
         if task.state == "removed" and not pod.checked:
-            return Reason.TASK_REMOVED
+            return "task-removed"
         if pod.checked:
             reason = self._expected_checked(pod, task)
         elif task.ended:
             reason = self._expected_ended(pod, task)
         else:
             reason = self._expected_superseded(pod, task, key.try_number)
-        return reason if reason and self._config.policy.actions.get(reason) is Action.DELETE else None
+        return reason if reason in self._wanted.deletes else None
 
-    def _expected_checked(self, pod: Pod, task: Task) -> Reason | None:
+    def _expected_checked(self, pod: Pod, task: Task) -> str | None:
         over = ended_for_good(pod, task)
         if self._named(pod, task) and task.state in HELD:
             return None
-        return Reason.KEPT if over else Reason.ABANDONED
+        return "kept" if over else "abandoned"
 
-    def _expected_ended(self, pod: Pod, task: Task) -> Reason | None:
-        return Reason.FINISHED if ended_for_good(pod, task) else Reason.ORPHANED
+    def _expected_ended(self, pod: Pod, task: Task) -> str | None:
+        return "finished" if ended_for_good(pod, task) else "orphaned"
 
-    def _expected_superseded(self, pod: Pod, task: Task, label_try: int) -> Reason | None:
+    def _expected_superseded(self, pod: Pod, task: Task, label_try: int) -> str | None:
         if task.state not in HELD or label_try >= task.number or self._named(pod, task):
             return None
         names = [name for name in (task.stored, task.xcom) if name]
         siblings = [self._server.of_name(task.setup.namespace, name) for name in names]
         living = any(other is not None and self._replaces(other, pod, task, label_try) for other in siblings)
-        return Reason.SUPERSEDED if living else None
+        return "superseded" if living else None
 
     def _replaces(self, other: Pod, pod: Pod, task: Task, label_try: int) -> bool:
-        key = parse(other.labels)
+        key = self._server.facts[other.uid].key
         alive = not (other.terminating or other.checked or other.owned or other.phase == "Unknown")
-        if not alive or not isinstance(key, LabelKey) or not label_try < key.try_number <= task.number:
+        if not alive or key is None or not label_try < key.try_number <= task.number:
             return False
         if self._server.facts[other.uid].task != self._server.facts[pod.uid].task:
             return False
-        return (other.created or 0.0) - (pod.created or 0.0) >= self._config.policy.grace
+        return (other.created or 0.0) - (pod.created or 0.0) >= self._wanted.grace
 
     @staticmethod
     def _named(pod: Pod, task: Task) -> bool:
@@ -168,3 +219,9 @@ class Verdict:
 def ended_for_good(pod: Pod, task: Task) -> bool:
     """Whether the Pod's work has ended and no container starts again."""
     return is_over(pod, task.setup.base) and (pod.restart_never or pod.phase in {"Succeeded", "Failed"})
+
+
+def succeeded(pod: Pod, task: Task) -> bool:
+    """How the work ended: by the base container's exit code, else by the phase."""
+    base = next((c for c in pod.containers if c.name == task.setup.base and c.terminated), None)
+    return base.exit_code == 0 if base is not None and base.exit_code is not None else pod.phase == "Succeeded"

@@ -4,21 +4,52 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from random import Random
 
 from msgspec import Struct
 
 from healer.model import Pod
 from tests.simulation.airflow import Setup
-from tests.simulation.world import Event, Plan, Tally, Violation, World
+from tests.simulation.checks import Violation
+from tests.simulation.moves import heaviest, state_of, table
+from tests.simulation.world import BEGIN, Event, Plan, Tally, World
 
-LENGTH = 70
+LENGTHS = (40, 50, 60, 70)
 """Events in a history, at most; what can't happen any more is passed over."""
 
 PAUSES = (0.2, 2.0, 8.0, 25.0, 80.0, 300.0)
-PAUSE_WEIGHTS = (35, 30, 22, 12, 5, 2)
-KINDS = ("task", "task", "task", "task", "pod", "pod", "world")
+PAUSE_SUMS = tuple(accumulate((35, 30, 22, 12, 5, 2)))
+KINDS = ("task",) * 16 + ("pod",) * 8 + ("world",) * 3 + ("replica",)
+KINDS_OF_TWO = (*KINDS, *("replica",) * 3)
+KINDS_AT_CHECK = ("replica", "replica", "task", "pod")
+"""Between the last check and the sending, what happens to the healer itself matters most."""
+
+AFTERMATH = 1.0
+"""Seconds by which a failure may come later when its story is told again without what it does not need."""
+
+ATTEMPTS = 25
+"""How often a draw is tried before all that can happen is listed."""
+
+RARELY = 0.3
+"""How often something happens where only rare things can: else all that has ended would be cleared at once."""
+
+TWO = 0.4
+"""How many histories have two healers."""
+
+REST = 0.15
+"""How many histories ask the model through the healer's own Airflow client."""
+
+LEASES = (
+    {"leaseDuration": "30s", "renewDeadline": "20s", "retryPeriod": "9s"},
+    {"leaseDuration": "60s", "renewDeadline": "45s", "retryPeriod": "20s"},
+    {"leaseDuration": "90s", "renewDeadline": "60s", "retryPeriod": "25s"},
+)
+
+ELECTS = True
+
 AT_HOOK = 0.3
 """How often something happens in the middle of a confirmation or a DELETE."""
 
@@ -44,13 +75,15 @@ class Result(Struct, frozen=True):
 class Walker:
     """A director that makes up what happens as it goes, and remembers it."""
 
-    def __init__(self, random: Random, length: int = LENGTH) -> None:
-        self._random, self._left = random, length
-        self._at = 5000.0 + self._pause()
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._left = random.choice(LENGTHS)
+        self._at = BEGIN + self._pause()
         self.events: list[Event] = []
 
     def _pause(self) -> float:
-        return self._random.choices(PAUSES, PAUSE_WEIGHTS)[0] * (0.5 + self._random.random())
+        chance = self._random.random
+        return PAUSES[bisect(PAUSE_SUMS, chance() * PAUSE_SUMS[-1])] * (0.5 + chance())
 
     def next_at(self) -> float:
         return self._at if self._left > 0 else math.inf
@@ -58,25 +91,61 @@ class Walker:
     def pop(self, world: World) -> Event | None:
         self._left -= 1
         at, self._at = self._at, self._at + self._pause()
-        return self._take(world, self._random.choice(KINDS), at)
+        kinds = KINDS if world.alone else KINDS_OF_TWO
+        return self._take(world, kinds[int(self._random.random() * len(kinds))], at)
 
     def at_hook(self, world: World, hook: str, pods: Sequence[Pod]) -> Event | None:
-        if self._left <= 0 or self._random.random() > AT_HOOK:
+        chance = self._random.random
+        if self._left <= 0 or chance() > AT_HOOK:
             return None
         self._left -= 1
-        pod = self._random.choice(list(pods))
-        kind = self._random.choice(KINDS)
-        number = int(pod.uid[4:]) if kind == "pod" else world.server.facts[pod.uid].task or 0
-        return self._take(world, kind, world.time, hook, number)
+        pod = pods[int(chance() * len(pods))]
+        kinds = KINDS_AT_CHECK if hook == "checked" and not world.alone else KINDS
+        kind = kinds[int(chance() * len(kinds))]
+        if kind == "pod":
+            return self._take(world, kind, world.time, hook, int(pod.uid[4:]))
+        if kind == "task":
+            return self._take(world, kind, world.time, hook, world.server.facts[pod.uid].task or 0)
+        return self._take(world, kind, world.time, hook)
 
     def _take(self, world: World, kind: str, at: float, hook: str = "", only: int | None = None) -> Event | None:
-        able = [(move, number) for move, number in world.enabled(kind) if only in {None, number} or kind == "world"]
+        numbers = world.numbers(kind) if only is None else [only]
+        drawn = self._draw(world, kind, numbers) if numbers else None
+        if drawn is None:
+            return None
+        event = Event(at, *drawn, self._random.random(), hook)
+        self.events.append(event)
+        return event
+
+    def _draw(self, world: World, kind: str, numbers: Sequence[int]) -> tuple[str, int] | None:
+        """Draw a target and a move by its weight, until one can happen. Trying is cheaper than listing all that can."""
+        chance = self._random.random
+        most = heaviest(kind)
+        for _ in range(ATTEMPTS):
+            number = numbers[int(chance() * len(numbers))]
+            target = world.target(kind, number)
+            if target is None:
+                continue
+            possible = table(kind, state_of(kind, target))
+            drawn = chance() * most
+            if drawn < possible.total:
+                move = possible.moves[bisect(possible.weights, drawn)]
+                if move.can(world, target):
+                    return move.name, number
+        return self._draw_among_all(world, kind, numbers) if chance() < RARELY else None
+
+    def _draw_among_all(self, world: World, kind: str, numbers: Sequence[int]) -> tuple[str, int] | None:
+        able = [
+            (move, number)
+            for number in numbers
+            if (target := world.target(kind, number)) is not None
+            for move in table(kind, state_of(kind, target)).moves
+            if move.can(world, target)
+        ]
         if not able:
             return None
         move, number = self._random.choices(able, [move.weight for move, _ in able])[0]
-        event = Event(at, move.name, number, self._random.random(), hook)
-        self.events.append(event)
-        return event
+        return move.name, number
 
 
 class Replay:
@@ -129,8 +198,12 @@ def make_plan(random: Random) -> Plan:
         ),
     }
     number = random.choice((1, 2, 2, 3, 5))
-    setups = [_setup(random, index) for index in range(number)]
-    return Plan(airflow, random.choice((30.0, 60.0)), 300.0, random.choice((0.0, 0.0, -20.0, 20.0)), tuple(setups))
+    setups = tuple(_setup(random, index) for index in range(number))
+    interval, skew = random.choice((30.0, 60.0)), random.choice((0.0, 0.0, -20.0, 20.0))
+    two = ELECTS and random.random() < TWO
+    lease = random.choice(LEASES) if two else None
+    offsets = (random.choice((0.0, -4000.0, 9e5)), 0.0) if two else (0.0,)
+    return Plan(airflow, interval, 300.0, skew, setups, lease, offsets, random.random() < REST)
 
 
 def _setup(random: Random, index: int) -> Setup:
@@ -162,7 +235,7 @@ def walk(seed: int) -> Result:
     plan = make_plan(random)
     walker, tally = Walker(random), Tally()
     world = World(plan, walker, tally)
-    violation, end = _run(world, lambda: walker.next_at() < math.inf)
+    violation, end = _run(world, lambda: walker.next_at() < math.inf and world.step())
     return Result(seed, plan, tuple(walker.events), tally, len(world.server.facts), end, violation)
 
 
@@ -170,7 +243,7 @@ def replay(result: Result, events: Sequence[Event] | None = None, words: list[st
     """Repeat a history, or what is left of its events."""
     events, tally = result.events if events is None else tuple(events), Tally(words=words)
     world = World(result.plan, Replay(events), tally)
-    violation, _ = _run(world, lambda: world.time < result.end)
+    violation, _ = _run(world, lambda: world.step(result.end))
     return Result(result.seed, result.plan, events, tally, len(world.server.facts), result.end, violation)
 
 
@@ -179,24 +252,28 @@ def _run(world: World, goes_on: Callable[[], bool]) -> tuple[str | None, float]:
     end = math.inf
     try:
         while goes_on():
-            world.one_pass()
+            pass
         end = world.time
+        while world.step(end):  # whatever falls on the same moment
+            pass
         world.settle()
     except Violation as violation:
-        return str(violation), min(end, world.time)
+        return str(violation), min(end, world.time + AFTERMATH)
     finally:
+        world.close()
         _collect(world)
     return None, end
 
 
 def _collect(world: World) -> None:
     counts = world.tally.counts
-    sources = {"KPO: ": world.kpo.seen, "DELETE: ": world.wire.outcomes, "Airflow: ": world.airflow.seen}
-    for prefix, seen in sources.items():
-        for name, number in seen.items():
-            counts[prefix + name] += number
+    for name, number in world.kpo.seen.items():
+        counts[f"KPO: {name}"] += number
+    for replica in world.replicas:
+        counts.update(replica.collected())
     counts["window"] += world.tally.windows
     counts["stale replica"] += world.tally.lagged
+    counts["take-over"] += max(0, world.lease.takeovers - 1)
 
 
 def shrink(result: Result) -> Result:

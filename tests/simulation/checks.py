@@ -1,0 +1,165 @@
+"""What must hold: of each DELETE when it leaves and when it arrives, of the leadership, and in the end."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from healer.cluster import Proof
+from healer.cluster.transport import Request
+from healer.model import Pod, Reason
+from tests.simulation.airflow import Task
+from tests.simulation.verdict import ended_for_good, succeeded
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster import Facts
+    from tests.simulation.replica import Replica
+    from tests.simulation.world import World
+
+FRESHNESS = 15.0
+"""Seconds that evidence may be old when a DELETE is sent: the promise, not what the healer was told."""
+
+PAST_CHECK = 1
+"""DELETEs that a leader which was stopped after its last check may still send."""
+
+
+class Violation(Exception):  # noqa: N818 - it is what the checks find, no error of the program
+    """The healer did what it must never do, or did not do what it must."""
+
+
+class Checks:
+    """The checks on one healer's DELETEs. Times are the model's seconds."""
+
+    def __init__(self, world: World, replica: Replica) -> None:
+        self._world, self._replica = world, replica
+        self._sends: deque[float] = deque()
+        self._checked = -math.inf
+        self._overtaken = 0
+        self.not_before = -math.inf
+        """Until when the API server asked us to wait."""
+        self._active = self._struck = 0
+
+    def begin_pass(self, picture: Sequence[Pod]) -> None:
+        """Count the Pods that work, before anything is deleted."""
+        self._active = sum(not pod.terminating and not ended_for_good(pod, self._task(pod)) for pod in picture)
+        self._struck = 0
+
+    def _task(self, pod: Pod) -> Task:
+        return self._world.tasks[self._world.server.facts[pod.uid].task or 0]
+
+    # --- the leadership -----------------------------------------------------------------------------------------------
+
+    def checked(self, pod: Pod, proof: Proof) -> None:
+        """The last check before a DELETE is passed: this replica leads, and nobody else does."""
+        self._checked = self._world.time
+        why = self._replica.why_not_leader()
+        self.check(why is None, pod, f"the last check was passed although {why}")
+        self._world.check_one_leader()
+        self._world.hook("checked", [pod])
+
+    def leaves(self, pod: Pod, proof: Proof, request: Request) -> None:
+        """The request leaves; after the check at most one may, however long its sender was stopped there."""
+        waited = self._world.time - self._checked
+        conditions = (request.body or {}).get("preconditions", {})
+        wanted = {"uid": pod.uid, "resourceVersion": pod.resource_version}
+        self.check(conditions == wanted, pod, f"its DELETE has the preconditions {conditions}")
+        self.check(self._world.time - waited >= self.not_before, pod, "a DELETE before Retry-After is over")
+        if self._replica.why_not_leader() is not None:
+            self._overtaken += 1
+            self._world.tally.counts["sent after the leadership was lost"] += 1
+            self.check(self._overtaken <= PAST_CHECK, pod, f"{self._overtaken} DELETEs sent after the leadership ended")
+        else:
+            self._overtaken = 0
+        self._leaves(pod, proof, waited)
+        self._world.hook("sent", [pod])
+
+    def _leaves(self, pod: Pod, proof: Proof, waited: float) -> None:
+        """Check that this DELETE may be sent at all: once per confirmation, in enforce mode, within the rate."""
+        world, wanted = self._world, self._world.wanted
+        note, sent = self._replica.note(pod.uid), self._replica.to_model(proof.sent)
+        self.check(wanted.enforce, pod, "a DELETE was sent in report mode")
+        self.check(note.asked is not None, pod, "a DELETE was sent without a confirmation of its own")
+        self.check(sent <= (note.asked or 0.0) + 1e-6, pod, "the evidence is dated later than the question")
+        self.check(world.time - waited - (note.asked or 0.0) <= FRESHNESS, pod, "the evidence is too old")
+        note.asked = None
+        world.say(f"[{pod.uid}] {pod.name}", f"gets a DELETE as {proof.finding.reason.value}{self._replica.signed}")
+        self._sends.append(world.time)
+        while self._sends[0] <= world.time - 60:
+            self._sends.popleft()
+        rate = wanted.per_minute
+        lately = len(self._sends)
+        self.check(rate is None or lately <= 2 * rate, pod, f"{lately} DELETEs in a minute, allowed are {rate}")
+
+    # --- the effect ---------------------------------------------------------------------------------------------------
+
+    def arrives(self, pod: Pod, there: Pod, proof: Proof) -> None:
+        """Judge a DELETE at the moment at which it takes effect."""
+        world = self._world
+        world.refresh()
+        facts, sent = world.server.facts[there.uid], self._replica.to_model(proof.sent)
+        self.check(there.uid == pod.uid, there, "another Pod of this name was deleted")
+        why = world.verdict.never_of_pod(there)
+        self.check(why is None, there, f"deleted although {why}")
+        self.check(there.resource_version == pod.resource_version, there, "deleted although it changed since")
+        why = world.verdict.never_of_airflow(there)
+        lag = self._replica.note(there.uid).lag
+        if why is not None:
+            self._excuse(there, facts, sent, lag, why)
+        elif facts.free_since >= sent - lag:  # in use for a moment, after Airflow was asked
+            world.tally.windows += 1
+        else:
+            self._check_patience(there, facts, proof)
+            self._check_breaker(there)
+            world.tally.counts[f"healed: {proof.finding.reason.value}"] += 1
+
+    def _excuse(self, pod: Pod, facts: Facts, sent: float, lag: float, why: str) -> None:
+        """Tell the documented window, and a replica's lag, from a wrong deletion."""
+        since = facts.used_since or 0.0
+        if since >= sent:
+            self._world.tally.windows += 1
+        elif since >= sent - lag:
+            self._world.tally.lagged += 1
+        else:
+            self.check(False, pod, f"deleted although {why}, since {self._world.time - since:.1f} s")
+
+    def _check_patience(self, pod: Pod, facts: Facts, proof: Proof) -> None:
+        world, wanted, reason = self._world, self._world.wanted, proof.finding.reason
+        absent = reason in {Reason.TASK_REMOVED, Reason.RUN_DELETED}
+        grace = wanted.absent_grace if absent else wanted.grace
+        since = max(facts.free_since, self._replica.began)
+        if reason is Reason.RUN_DELETED:  # a run that was there again for a while has no id to tell
+            since = max(facts.vanished_first, self._replica.began)
+        elif facts.twin_of_the_past:  # a database restored to the very row that was seen before
+            since = self._replica.began
+            world.tally.counts["restored to the same row"] += 1
+        free = world.time - since
+        self.check(free >= grace, pod, f"free for {free:.0f} s only, the grace is {grace:.0f} s")
+        age = world.server.time - (pod.created or math.inf)
+        self.check(age >= wanted.min_age - 1, pod, f"only {age:.0f} s old")
+        if reason is not Reason.RUN_DELETED and not facts.twin_of_the_past:
+            looks = self._replica.note(pod.uid).looks
+            self.check(looks > wanted.sightings, pod, f"only {looks} looks found it free")
+        if reason in {Reason.FINISHED, Reason.KEPT} and facts.done_at is not None:
+            self._check_retention(pod, facts, kept=reason is Reason.KEPT)
+
+    def _check_retention(self, pod: Pod, facts: Facts, *, kept: bool) -> None:
+        """By either clock: the API server's may have jumped."""
+        world = self._world
+        what = "kept" if kept else "succeeded" if succeeded(pod, self._task(pod)) else "failed"
+        ours, theirs = world.time - (facts.done_at or 0.0), world.server.time - facts.done_at_server
+        self.check(max(ours, theirs) >= world.wanted.retention[what] - 1, pod, f"its retention ({what}) is not over")
+
+    def _check_breaker(self, pod: Pod) -> None:
+        if ended_for_good(pod, self._task(pod)):
+            return
+        self._struck += 1
+        wanted = self._world.wanted
+        most = max(wanted.min_count, wanted.max_share * self._active)
+        self.check(self._struck <= most, pod, f"{self._struck} of {self._active} active Pods deleted in one pass")
+
+    def check(self, good: bool, pod: Pod, why: str) -> None:
+        """Raise a violation unless all is well."""
+        if not good:
+            raise Violation(f"[{pod.uid}] {pod.name}: {why}{self._replica.signed}")
