@@ -137,9 +137,9 @@ class Elector:
                 self._attempt()
             except ClusterError as error:
                 self._written = None
-                if error.status == _CONFLICT and self._transitions is None:
+                if error.status == _CONFLICT and self._seen is None:
                     # There is one, though we have not seen it yet: should it be deleted now, its holder won't know.
-                    self._since, self._transitions = self._clock(), 0
+                    self._seen, self._transitions = Lease(holder="not known"), self._transitions or 0
                 # A leader does not read before it writes. Who was faster may just have lifted a breaker: look now.
                 if blindly and error.status in {_GONE, _CONFLICT}:
                     continue
