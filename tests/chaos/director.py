@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -39,6 +39,9 @@ OVERTIME: Final = 1.6
 AT_ONCE: Final = 12
 PATIENCE: Final = 240.0
 
+LATE: Final = 1.5
+"""Overdue events of one kind at which no more runs are started until the weather has caught up."""
+
 SETTLING: Final = 3.0
 """Seconds after a scenario's last act in which its effect may not be recorded yet."""
 
@@ -65,6 +68,13 @@ WEATHER: Final[Mapping[str, float]] = {
     "etcd": 0.002,
 }
 """Events per task run."""
+
+STREAMS: Final = (
+    ("leader", "follower"),
+    ("kube gate", "airflow gate"),
+    ("triggerer", "scheduler", "api server", "etcd"),
+)
+"""What goes on side by side; within a stream one event ends before the next begins."""
 
 
 @dataclass
@@ -96,6 +106,7 @@ class Director:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._size = 0
+        self._due: dict[str, float] = {}
         self._active: list[Play] = []
         self._playing: Counter[str] = Counter()
         self._started = time.monotonic()
@@ -145,13 +156,15 @@ class Director:
     def play(self) -> None:
         """All of it; returns when every run has come to its end, or can't."""
         workers = [threading.Thread(target=self._work, name=f"play-{n}") for n in range(self.plan.at_once)]
-        others = [threading.Thread(target=target, name=target.__name__) for target in (self._conclude, self._weather)]
+        weather = [threading.Thread(target=self._weather, args=(kinds,), name=kinds[0]) for kinds in STREAMS]
+        others = [threading.Thread(target=self._conclude, name="conclude"), *weather]
         for thread in (*workers, *others):
             thread.start()
         try:
             self._join(workers)
             self._stop.set()
-            others[1].join()
+            for thread in weather:
+                thread.join()
             self._clear_up()
             self._settle()
         finally:
@@ -181,7 +194,7 @@ class Director:
 
     def _work(self) -> None:
         while self._more():
-            if len(self._active) >= self.plan.at_once * 2:  # they wait for a scheduler, an API server, a timeout
+            if self._too_fast():
                 self._stop.wait(0.5)
                 continue
             try:
@@ -191,6 +204,11 @@ class Director:
             except TROUBLE as error:
                 self.trouble.append(f"{type(error).__name__}: {str(error)[:300]}")
                 self._stop.wait(1)
+
+    def _too_fast(self) -> bool:
+        """Whether the runs that go on wait for something (a scheduler, a timeout), or the weather can't keep up."""
+        late = max(self._behind(kind) for kind in WEATHER)
+        return len(self._active) >= self.plan.at_once * 2 or late > LATE
 
     def _next(self) -> tuple[Scenario, Play]:
         """A scenario by chance, more often one that feeds a quota which lags behind; and its run, not yet started."""
@@ -293,20 +311,22 @@ class Director:
     def _note(self, what: str) -> None:
         self.diary.append((time.time(), what))
 
-    def _weather(self) -> None:
-        """Each kind of event as often as its share says, spread over the runs."""
-        dice = random.Random(f"{self.plan.seed} weather")
-        due = {kind: dice.uniform(0.3, 1.0) for kind in WEATHER}
+    def _weather(self, kinds: Sequence[str]) -> None:
+        """Each of these kinds of event as often as its share says, spread over the runs, one after another."""
+        dice = random.Random(f"{self.plan.seed} {kinds}")
+        self._due.update({kind: dice.uniform(0.3, 1.0) for kind in kinds})
         while not self._stop.wait(0.5):
-            for kind, share in WEATHER.items():
-                if self._stop.is_set():
-                    return
-                if share * self.plan.storm * self._size >= due[kind]:
-                    due[kind] += dice.uniform(0.7, 1.3)
+            for kind in kinds:
+                if not self._stop.is_set() and self._behind(kind) >= 0:
                     self._event(kind, dice)
-            if "taken over" in self.lacking() and self._size >= self.plan.runs:
+                    self._due[kind] += dice.uniform(0.7, 1.3)
+            if "leader" in kinds and "taken over" in self.lacking() and self._size >= self.plan.runs:
                 self._event("leader", dice)
                 self._stop.wait(LEASE_DURATION)
+
+    def _behind(self, kind: str) -> float:
+        """How many events of this kind are overdue; negative before the next one."""
+        return WEATHER[kind] * self.plan.storm * self._size - self._due.get(kind, math.inf)
 
     def _event(self, kind: str, dice: random.Random) -> None:
         try:

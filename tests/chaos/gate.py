@@ -101,7 +101,7 @@ class Gate:
         self._writers.add(writer)
         try:
             await self._connect(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.CancelledError):  # asyncio would print a cancelled connection's traceback
             pass
         finally:
             writer.transport.abort()

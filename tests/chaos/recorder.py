@@ -175,6 +175,7 @@ class Picture:
         self.records: list[Record] = []
         self.tasks: dict[Key, list[Record]] = {}
         self.runs: dict[tuple[str, str], list[Record]] = {}
+        self._keys: dict[tuple[str, str], set[Key]] = {}
         self.pods: dict[str, PodStory] = {}
         self.pods_of: dict[Key, list[PodStory]] = {}
 
@@ -188,6 +189,7 @@ class Picture:
                     self.runs.setdefault((record.key.dag, record.key.run), []).append(record)
                 else:
                     self.tasks.setdefault(record.key, []).append(record)
+                    self._keys.setdefault((record.key.dag, record.key.run), set()).add(record.key)
             self.changed.notify_all()
 
     def see(self, body: Json, at: float, *, gone: bool = False) -> None:
@@ -232,7 +234,7 @@ class Picture:
     def keys(self, dag: str, run: str) -> list[Key]:
         """The task instances of a run that are there."""
         with self.changed:
-            return [key for key in self.tasks if (key.dag, key.run) == (dag, run) and self.now(key) is not None]
+            return [key for key in sorted(self._keys.get((dag, run), ())) if self.now(key) is not None]
 
     def run_state(self, dag: str, run: str) -> str | None:
         """The state of a run, `deleted` once it is gone, None before its first change."""
