@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit simulate chaos e2e lint cluster pins clean
+.PHONY: help demo test unit simulate planted chaos e2e lint cluster pins clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ unit: $(READY) ## the fast tests: no cluster, no Airflow
 
 simulate: $(READY) ## random histories against the real code: N=10000 SEED=1 PROCESSES=1
 	@$(BIN)/python -m tests.simulation --n $(or $(N),10000) --seed $(or $(SEED),1) --processes $(or $(PROCESSES),1)
+
+planted: $(READY) ## bugs planted into the healer, each of which the simulation must catch: N=20000 histories at most
+	@$(BIN)/python -m tests.simulation.planted --n $(or $(N),20000)
 
 test: lint unit ## everything: lint, unit, real API server, real Airflow, end to end
 	@$(BIN)/pytest tests/unit tests/simulation -n 3 -q -m slow
