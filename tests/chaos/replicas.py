@@ -132,7 +132,7 @@ class Replica:
     def look_after(self) -> None:
         """A replica that ended without being told to is noted and started again, as Kubernetes would."""
         if self.lives and not self.process.running:
-            tail = self.process.tail(3)
+            tail = self.process.tail(30)
             self.unexpected.append(f"{self.name}, life {self.life}: ended with {self.process.exit_code}: {tail}")
             self.start()
 

@@ -13,7 +13,8 @@ from tests.chaos.audit_tail import Deletion
 from tests.chaos.director import Director
 from tests.chaos.memory import Trend
 from tests.chaos.recorder import Key
-from tests.chaos.verdict import Findings, adoptions, confirmed, past_the_check
+from tests.chaos.replicas import FRESHNESS, GRACE
+from tests.chaos.verdict import Findings, adoptions, confirmed, delays, past_the_check
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Outcome:
             "Pods deleted more than once": len(found.repeated),
             "deletions by a replica that did not hold the Lease": len(found.out_of_turn) - len(self.excused),
             "histories that the simulation's model holds impossible": len(self.refused),
-            "replicas that ended by themselves": len(self.unexpected),
+            "replicas that crashed": sum("Traceback" in text for text in self.unexpected),
         }
         reasons = [f"{count} {what}" for what, count in told.items() if count]
         return reasons + [f"quota not met: {name} lacks {lack}" for name, lack in lacking.items()]
@@ -93,13 +94,30 @@ def _verdict(outcome: Outcome) -> str:
             found.unaccounted
         ),
         "orphans and leftovers still there at the end": len(found.missed),
-        "replicas that ended by themselves": len(outcome.unexpected),
+        "replicas that ended by themselves, with a sentence": len(outcome.unexpected),
         "histories given to the simulation's model": outcome.traces,
         "histories that it holds impossible": len(outcome.refused),
     }
     failures = outcome.failures
     result = "**Passed.**" if not failures else "**Failed:** " + "; ".join(failures) + "."
-    return "## Verdict\n\n" + result + "\n\n" + _table(("what", "count"), rows.items())
+    return "\n\n".join(("## Verdict", result, _table(("what", "count"), rows.items()), _WINDOWS, _patience(outcome)))
+
+
+_WINDOWS = f"""Airflow took a Pod back while the DELETE was on its way: the task instance had ended for longer than the
+grace, and was cleared or started anew at most {FRESHNESS:g} s (`freshness`, the age that Airflow's answer may have)
+before the API server received the DELETE. No try had adopted the Pod yet; the next one starts a new one. Kubernetes and
+Airflow have no common lock, so this window can be made short, not closed."""
+
+
+def _patience(outcome: Outcome) -> str:
+    waits = delays(outcome.director.stage.picture, outcome.findings.rulings)
+    if not waits:
+        return ""
+    quantiles = [waits[min(len(waits) - 1, int(len(waits) * share))] for share in (0.5, 0.95, 1.0)]
+    median, late, last = (f"{seconds:.0f} s" for seconds in quantiles)
+    return f"""From a task instance's end to the DELETE of its active Pod: {median} in the median, {late} at the 95th
+percentile, {last} at most, of which {GRACE:g} s are the grace of this configuration; the rest is the interval and
+whatever was down just then."""
 
 
 def _quotas(outcome: Outcome) -> str:

@@ -252,6 +252,14 @@ def adoptions(picture: Picture, only: Key | None = None) -> list[tuple[Key, int,
     return found
 
 
+def delays(picture: Picture, rulings: Sequence[Ruling]) -> list[float]:
+    """Seconds from the end of the task instance to the DELETE of its active Pod, sorted."""
+    orphans = [ruling for ruling in rulings if ruling.kind == "orphan" and ruling.pod is not None and ruling.pod.key]
+    return sorted(
+        r.deletion.at - ended_since(picture, r.pod.key, r.deletion.at) for r in orphans if r.pod and r.pod.key
+    )
+
+
 def confirmed(found: Sequence[tuple[Key, int, str]], logs: Path) -> int:
     """How many of these adoptions KPO's own log tells of too."""
     return sum(f"Reusing existing pod '{pod}'" in _log(key, tried, logs) for key, tried, pod in found)
