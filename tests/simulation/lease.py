@@ -86,6 +86,7 @@ class LeaseSeam:
         self.seen[what] += 1
         self._link.reach(self._patience)
         if self.fault == "slow":
+            self.seen["slow"] += 1
             self._sleep(0.4 * self._patience)
         elif self.fault == "denied":
             self.seen["denied"] += 1

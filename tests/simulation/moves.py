@@ -643,6 +643,7 @@ HINTS = ("lost", "late", "reversed")
 @move("hints fail", "replica", 2.4, lambda w, r: r.alive and r.watcher.mode == "prompt")
 def _hints_fail(world: World, replica: Replica, choice: float) -> str:
     replica.watcher.mode = HINTS[int(choice * len(HINTS))]
+    world.tally.counts[f"hints: {replica.watcher.mode}"] += 1
     return f"gets its watch's hints {replica.watcher.mode}"
 
 
