@@ -43,6 +43,9 @@ LAST_BACKOFF = 30.0
 STEADY = 60.0
 """Seconds of life after which a death counts as the first one again."""
 STOP_TIMEOUT = 10.0
+DYING = 7.0
+"""Seconds that kopf gets to end once it has died; it takes five."""
+BURY_AGAIN = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -301,9 +304,11 @@ class Watch:
         if self._stopping.is_set():  # stopped before there was anything to cancel
             return
         tell = asyncio.create_task(self._tell_ready(ready))
+        registry = self._registry()
+        kopf.on.cleanup(registry=registry)(self._dying)
         try:
             await kopf.operator(
-                registry=self._registry(),
+                registry=registry,
                 settings=_settings(),
                 namespaces=self._namespaces,
                 standalone=True,
@@ -314,6 +319,14 @@ class Watch:
             # kopf closes its sessions when it is stopped, and leaves them open when it dies.
             for session in list(self._sessions):
                 await session.close()
+
+    async def _dying(self, **_: Any) -> None:
+        """Hear from kopf that it ends, and see to it that it does.
+
+        Dying of one namespace, it would wait for ever for another one that is just about to log in again.
+        """
+        self._watched.clear()
+        asyncio.get_running_loop().call_later(DYING, _bury)
 
     async def _tell_ready(self, ready: asyncio.Event) -> None:
         await ready.wait()
@@ -518,6 +531,13 @@ def _verb(url: URL) -> str:
 def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
     with suppress(RuntimeError):  # the loop is closed: kopf has ended already
         loop.call_soon_threadsafe(function)
+
+
+def _bury() -> None:
+    """Cancel all that is left in this loop, until the loop is closed: some of kopf's waiting outlives one attempt."""
+    for task in asyncio.all_tasks():
+        task.cancel()
+    asyncio.get_running_loop().call_later(BURY_AGAIN, _bury)
 
 
 def _quieten() -> None:

@@ -1,6 +1,7 @@
 """What of kopf can be shown without a cluster: its handler, its settings, our patience with it."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
@@ -163,6 +164,26 @@ class TestSupervision:
         assert len(store) == 1
         assert set(lists) == {"a"}
         assert "The watch ended" in caplog.text
+        assert not watch.alive()
+
+    def test_a_kopf_that_can_not_die_is_started_again(self, watch, monkeypatch):
+        """As kopf itself does when another namespace waits for a login: it ends, and then waits for ever."""
+        for name in ("FIRST_BACKOFF", "DYING", "BURY_AGAIN"):
+            monkeypatch.setattr(f"healer.watch.{name}", 0.01)
+
+        async def undead(registry, **_):
+            cleanup = next(each for each in registry._activities.get_all_handlers() if each.activity.value == "cleanup")
+            await cleanup.fn()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr("kopf.operator", undead)
+        watch.start()
+        try:
+            wait_for(lambda: watch.restarts >= 2, what="another kopf, twice", timeout=90)
+        finally:
+            watch.stop()
         assert not watch.alive()
 
     def test_stopping_while_nobody_answers(self, watch):
