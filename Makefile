@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit simulate planted chaos e2e lint cluster pins clean
+.PHONY: help demo test unit simulate exhaustive planted chaos e2e lint cluster pins clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,11 +34,16 @@ lint: $(READY) ## ruff, mypy --strict, import order
 unit: $(READY) ## the fast tests: no cluster, no Airflow
 	@$(BIN)/pytest tests/unit -n 3 -q -m "not slow"
 
-simulate: $(READY) ## random histories against the real code: N=10000 SEED=1 PROCESSES=1
-	@$(BIN)/python -m tests.simulation --n $(or $(N),10000) --seed $(or $(SEED),1) --processes $(or $(PROCESSES),1)
+simulate: $(READY) ## random histories against the real code, on all cores: N=10000 SEED=1 PROCESSES= REPORT=
+	@$(BIN)/python -m tests.simulation --n $(or $(N),10000) --seed $(or $(SEED),1) \
+		$(if $(PROCESSES),--processes $(PROCESSES)) $(if $(REPORT),--report $(REPORT))
 
 planted: $(READY) ## bugs planted into the healer, each of which the simulation must catch: N=20000 histories at most
 	@$(BIN)/python -m tests.simulation.planted --n $(or $(N),20000)
+
+exhaustive: $(READY) ## every order of events up to a depth, against the real code: DEPTH=3 PROCESSES=<cores> REPORT=<file>
+	@$(BIN)/python -m tests.simulation.exhaustive --depth $(or $(DEPTH),3) \
+		$(if $(PROCESSES),--processes $(PROCESSES)) $(if $(REPORT),--report $(REPORT))
 
 test: lint unit ## everything: lint, unit, real API server, real Airflow, end to end
 	@$(BIN)/pytest tests/unit tests/simulation -n 3 -q -m slow
