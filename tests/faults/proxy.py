@@ -88,12 +88,15 @@ class Reply:
         return replace(self, body=json.dumps(value).encode())
 
 
-@dataclass(frozen=True)
+@dataclass
 class Passed:
-    """One request in the log, and the status that the server gave (None: it was not asked, or did not answer)."""
+    """One request in the log, there as soon as it has come.
+
+    status: what the server answered; None while it was not asked or has not answered.
+    """
 
     asked: Asked
-    status: int | None
+    status: int | None = None
 
 
 class _ResetError(Exception):
@@ -248,10 +251,9 @@ class FaultProxy:
 class Exchange:
     """One request and what becomes of it."""
 
-    def __init__(self, proxy: FaultProxy, handler: _Handler, asked: Asked, rule: Rule | None) -> None:
-        self.asked, self.rule = asked, rule
-        self._proxy, self._handler = proxy, handler
-        self.status: int | None = None
+    def __init__(self, proxy: FaultProxy, handler: _Handler, passed: Passed, rule: Rule | None) -> None:
+        self.asked, self.rule = passed.asked, rule
+        self._proxy, self._handler, self._passed = proxy, handler, passed
 
     def pass_on(self, *, plain: bool = False) -> Reply:
         """Asks the server and returns its whole answer, its body as it came; not compressed if `plain`."""
@@ -308,7 +310,7 @@ class Exchange:
             self._handler.server.holds(upstream.sock)
             upstream.request(self.asked.method, self.asked.path, self.asked.body or None, headers)
             answer = upstream.getresponse()
-            self.status = answer.status
+            self._passed.status = answer.status
             yield answer
         except (HTTPException, OSError) as error:
             raise _ResetError from error
@@ -359,11 +361,16 @@ def answer(status: int, body: Json = None, headers: Mapping[str, str] | None = N
     return lambda exchange: exchange.reply(reply)
 
 
-def kube_status(code: int, reason: str, *, retry_after: int | None = None) -> Fault:
-    """A refusal in the words of an API server: a `Status` object."""
+def status_object(code: int, reason: str) -> Json:
+    """A refusal in the words of an API server."""
     status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+    return {**status, "reason": reason, "code": code, "message": f"injected {reason}"}
+
+
+def kube_status(code: int, reason: str, *, retry_after: int | None = None) -> Fault:
+    """Such a refusal as the answer."""
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    return answer(code, {**status, "reason": reason, "code": code, "message": f"injected {reason}"}, headers)
+    return answer(code, status_object(code, reason), headers)
 
 
 def edit(change: Callable[[Reply], Reply]) -> Fault:
@@ -429,14 +436,19 @@ def slow(seconds: float) -> Fault:
 
 
 def injected(line: Json) -> Fault:
-    """A WATCH in whose stream this line comes first; then it goes on."""
-    first = json.dumps(line).encode() + b"\n"
+    """A WATCH in whose stream this line (bytes, or what becomes JSON) comes first; then it goes on."""
+    first = (line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n"
 
     def lines(rest: Iterator[bytes]) -> Iterator[bytes]:
         yield first
         yield from rest
 
     return lambda exchange: exchange.stream(lines)
+
+
+def ended_at_once(exchange: Exchange) -> None:
+    """A WATCH that ends as soon as it has begun."""
+    exchange.stream(lambda _lines: iter(()))
 
 
 def cut_in_mid_object(exchange: Exchange) -> None:
@@ -520,8 +532,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         asked = Asked(self.command, self.path, dict(self.headers.items()), body)
         proxy = self.server.proxy
+        passed = Passed(asked)
+        proxy.passed.append(passed)
         rule = proxy.rule_for(asked)
-        exchange = Exchange(proxy, self, asked, rule)
+        exchange = Exchange(proxy, self, passed, rule)
         try:
             (rule.fault if rule else through)(exchange)
         except _ResetError:
@@ -529,8 +543,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         except _HangUpError:
             self.close_connection = True
-        finally:
-            proxy.passed.append(Passed(asked, exchange.status))
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _serve  # noqa: N815 - names that http.server looks for
 
