@@ -41,7 +41,8 @@ class Agenda:
 
     def __init__(self, time: float, soonest: Callable[[], float], tick: Callable[[], None]) -> None:
         self.time = time
-        self._soonest, self._tick = soonest, tick
+        self._find_soonest, self._tick = soonest, tick
+        self._next: float | None = None
         self._hub = getcurrent()
         self._actors: list[Actor] = []
         self._ended: list[Actor] = []
@@ -50,6 +51,15 @@ class Agenda:
     def clock(self) -> float:
         """Return the time."""
         return self.time
+
+    def touch(self) -> None:
+        """Note that what happens beside the actors may be another thing now, or at another time."""
+        self._next = None
+
+    def _soonest(self) -> float:
+        if self._next is None:
+            self._next = self._find_soonest()
+        return self._next
 
     def add(self, name: str, run: Callable[[], None], wake: float) -> Actor:
         """Start an actor."""

@@ -140,6 +140,7 @@ class Wire:
         if fault == "late":
             self.outcomes[fault] += 1
             self.late.append(Flight(self._server.clock() + 9.0, request, pod, proof))
+            self._server.touch()
             self._link.sleep(TIMEOUT)
             raise Unreachable("no answer in time")
         reply = self.arrive(request, pod, proof)

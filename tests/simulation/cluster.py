@@ -125,8 +125,9 @@ class Watcher:
 class Server:
     """The API server: truth about the Pods, and what it answers."""
 
-    def __init__(self, clock: Time) -> None:
-        self.clock = clock
+    def __init__(self, clock: Time, touch: Callable[[], None] = lambda: None) -> None:
+        """`touch` is called after each change."""
+        self.clock, self.touch = clock, touch
         self.version = 100
         self.jumped = 0.0
         self.pods: dict[str, Pod] = {}
@@ -171,6 +172,7 @@ class Server:
             facts.gone_at = self.clock() + grace
             if not facts.stuck:
                 self._going[uid] = facts.gone_at
+                self.touch()
 
     def remove(self, uid: str) -> None:
         """Let a Pod vanish."""
@@ -199,5 +201,6 @@ class Server:
 
     def _changed(self, pod: Pod, *, gone: bool = False) -> None:
         self.dirty.add(pod.uid)
+        self.touch()
         for watcher in self.watchers:
             watcher.hint(pod, gone=gone)

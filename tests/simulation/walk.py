@@ -8,6 +8,7 @@ from bisect import bisect
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from random import Random
+from typing import Any
 
 from msgspec import Struct
 
@@ -109,36 +110,32 @@ class Walker:
         return self._take(world, kind, world.time, hook)
 
     def _take(self, world: World, kind: str, at: float, hook: str = "", only: int | None = None) -> Event | None:
-        numbers = world.numbers(kind) if only is None else [only]
-        drawn = self._draw(world, kind, numbers) if numbers else None
+        targets = world.targets(kind) if only is None else [(only, world.target(kind, only))]
+        drawn = self._draw(world, kind, targets) if targets and targets[0][1] is not None else None
         if drawn is None:
             return None
         event = Event(at, *drawn, self._random.random(), hook)
         self.events.append(event)
         return event
 
-    def _draw(self, world: World, kind: str, numbers: Sequence[int]) -> tuple[str, int] | None:
+    def _draw(self, world: World, kind: str, targets: Sequence[tuple[int, Any]]) -> tuple[str, int] | None:
         """Draw a target and a move by its weight, until one can happen. Trying is cheaper than listing all that can."""
         chance = self._random.random
-        most = heaviest(kind)
+        most, several = heaviest(kind), len(targets)
         for _ in range(ATTEMPTS):
-            number = numbers[int(chance() * len(numbers))]
-            target = world.target(kind, number)
-            if target is None:
-                continue
+            number, target = targets[int(chance() * several)] if several > 1 else targets[0]
             possible = table(kind, state_of(kind, target))
             drawn = chance() * most
             if drawn < possible.total:
                 move = possible.moves[bisect(possible.weights, drawn)]
                 if move.can(world, target):
                     return move.name, number
-        return self._draw_among_all(world, kind, numbers) if chance() < RARELY else None
+        return self._draw_among_all(world, kind, targets) if chance() < RARELY else None
 
-    def _draw_among_all(self, world: World, kind: str, numbers: Sequence[int]) -> tuple[str, int] | None:
+    def _draw_among_all(self, world: World, kind: str, targets: Sequence[tuple[int, Any]]) -> tuple[str, int] | None:
         able = [
             (move, number)
-            for number in numbers
-            if (target := world.target(kind, number)) is not None
+            for number, target in targets
             for move in table(kind, state_of(kind, target)).moves
             if move.can(world, target)
         ]

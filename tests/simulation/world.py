@@ -148,7 +148,7 @@ class World:
         self.terms = Terms(*times)
         self.agenda = Agenda(BEGIN, self._soonest, self._tick)
         self.tasks = [Task(number, setup, retries=setup.retries) for number, setup in enumerate(plan.setups)]
-        self.server = Server(self.agenda.clock)
+        self.server = Server(self.agenda.clock, self.agenda.touch)
         self.kpo = Kpo(self.server, self.agenda.clock)
         self.verdict = Verdict(self.wanted, self.tasks, self.server, self.kpo)
         self.faults = AirflowFaults()
@@ -210,6 +210,7 @@ class World:
             event = self.director.pop(self)
             if event is not None:
                 self.happen(event)
+        self.agenda.touch()
         self.refresh()
 
     def happen(self, event: Event) -> None:
@@ -219,6 +220,7 @@ class World:
         if target is None or not move.possible(self, target):
             return
         words = move.do(self, target, event.choice)
+        self.agenda.touch()
         self.tally.events += 1
         self.tally.counts[move.counted] += 1
         self.tally.trail.append(f"{event.move} {event.target} {event.hook}")
@@ -236,13 +238,13 @@ class World:
             return self.replicas[number] if number < len(self.replicas) else None
         return 0
 
-    def numbers(self, kind: str) -> list[int]:
-        """Return the numbers of the possible targets."""
+    def targets(self, kind: str) -> list[tuple[int, Any]]:
+        """Return the possible targets with their numbers."""
         if kind == "task":
-            return list(range(len(self.tasks)))
+            return list(enumerate(self.tasks))
         if kind == "pod":
-            return [int(uid[4:]) for uid in self.server.pods]
-        return list(range(len(self.replicas))) if kind == "replica" else [0]
+            return [(int(uid[4:]), pod) for uid, pod in self.server.pods.items()]
+        return list(enumerate(self.replicas)) if kind == "replica" else [(0, 0)]
 
     def refresh(self) -> None:
         """Note for each Pod since when it is in use, or free; and what Airflow's database says."""
@@ -311,6 +313,7 @@ class World:
         """Let things happen in the middle of a request."""
         while (event := self.director.at_hook(self, name, pods)) is not None:
             self.happen(event)
+        self.agenda.touch()
         self.agenda.halt_here()
 
     def check_one_leader(self) -> None:
@@ -372,6 +375,7 @@ class World:
         self.server.jumped = 0.0
         for replica in self.replicas:
             replica.mend()
+        self.agenda.touch()
         bound = self.bound()
         end = self.time + bound
         while self.missed() and self.time < end:
