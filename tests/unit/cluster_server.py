@@ -71,7 +71,7 @@ class Server:
                 outer.seen.append(seen)
                 self.reply(outer.script(seen))
 
-            do_GET = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815
 
             def reply(self, answer: Answer) -> None:
                 if answer.wait is not None:

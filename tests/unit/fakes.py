@@ -229,7 +229,7 @@ class World:
         self.journal = self.cluster.journal = self.airflow.journal
         self.herald = FakeHerald()
         self.metrics = Metrics(Config(airflows=(self.config,)))
-        self.right = True
+        self.right, self.lifted = True, False
         self.unreadable: dict[str, str] = {}
         tools = Tools(
             self.cluster,  # type: ignore[arg-type]
@@ -238,6 +238,7 @@ class World:
             lambda: self.right,
             self.clock,
             lambda: 0.0,
+            lifted=lambda _airflow: self.lifted,
         )
         self.reconciler = Reconciler(self.config, self.airflow, tools)  # type: ignore[arg-type]
 

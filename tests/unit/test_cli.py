@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -370,6 +371,151 @@ class TestRunOnce:
         (finding,) = json.loads(outcome.out)["left"]
         assert (finding["action"], finding["withheld"]) == ("delete", "report-mode")
         assert good.deletions == 0
+
+    def test_takes_the_lease_and_gives_it_away(self, good: World) -> None:
+        assert good.run("run", "--once").code == 0
+        writes = [s for s in good.cluster.seen if "/namespaces/home/leases" in s.path and s.method != "GET"]
+        assert writes[0].method == "POST"
+        holders = [write.body["spec"]["holderIdentity"] for write in writes]
+        assert holders[0] is not None
+        assert (set(holders[:-1]), holders[-1]) == ({holders[0]}, None)
+        methods = [s.method for s in good.cluster.seen]
+        assert methods.index("POST") < methods.index("DELETE") < len(methods) - 1
+
+    def test_a_sole_replica_needs_no_lease(self, good: World) -> None:
+        path = good.config()
+        path.write_text(path.read_text() + "leaderElection: {enabled: false}\n")
+        assert good.run("run", "--once", config=path).code == 0
+        assert good.deletions == 1
+        assert not [seen for seen in good.cluster.seen if "leases" in seen.path]
+
+    def test_leaves_it_to_another_that_leads(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        lease = ALease(holder="other", renews=True)
+        with world(tmp_path, capsys, cluster=lease) as made:
+            outcome = made.run("run", "--once", config=brisk(made))
+            assert outcome.code == 3
+            assert outcome.err.strip().splitlines()[-1].startswith("error: another replica leads (other): it heals")
+            assert (outcome.out, made.deletions) == ("", 0)
+            assert not [seen for seen in made.cluster.seen if seen.method == "PUT"]
+
+    def test_waits_for_a_dead_holder(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with world(tmp_path, capsys, cluster=ALease(holder="dead")) as made:
+            assert made.run("run", "--once", config=brisk(made)).code == 0
+            assert made.deletions == 1
+
+    def test_gives_up_without_the_right(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        def forbidding(seen: Seen) -> Answer:
+            return answer(403, {"message": "no"}) if "/leases" in seen.path else kubernetes(seen)
+
+        with world(tmp_path, capsys, cluster=forbidding) as made:
+            outcome = made.run("run", "--once", config=brisk(made))
+            assert outcome.code == 3
+            assert "error: The healer may not read its Lease in namespace home" in outcome.err
+            assert made.deletions == 0
+
+    def test_stops_where_the_lease_is_lost(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        lease = ALease()
+
+        def stealing(seen: Seen) -> Answer:
+            reply = lease(seen)
+            if seen.method == "PUT":
+                lease.hand_to("other")
+            return reply
+
+        with world(tmp_path, capsys, cluster=stealing) as made:
+            outcome = made.run("run", "--once", config=brisk(made, policy={"minAge": "0s", "grace": "2s"}))
+            assert outcome.code == 3
+            assert "incomplete: the Lease was lost meanwhile" in outcome.err
+            assert made.deletions == 0
+
+
+def brisk(made: World, **airflow: Any) -> Path:
+    path = made.config(**airflow)
+    path.write_text(
+        path.read_text() + "leaderElection: {leaseDuration: 1s, renewDeadline: 900ms, retryPeriod: 100ms}\n"
+    )
+    return path
+
+
+class ALease:
+    """An API server with a Lease that others may hold, and that a holder may renew each time it is looked at."""
+
+    def __init__(self, holder: str = "", *, renews: bool = False, annotations: dict[str, str] | None = None) -> None:
+        self.holder, self._renews, self._version = holder, renews, 1
+        self.annotations = annotations or {}
+
+    def hand_to(self, holder: str) -> None:
+        self.holder, self._version = holder, self._version + 1
+
+    def __call__(self, seen: Seen) -> Answer:
+        if "/leases" not in seen.path:
+            return kubernetes(seen)
+        if seen.method == "GET":
+            self._version += self._renews
+            return answer(200, self._body())
+        if seen.body["metadata"]["resourceVersion"] != str(self._version):
+            return answer(409, {"message": "modified"})
+        self.annotations = seen.body["metadata"]["annotations"]
+        self.hand_to(seen.body["spec"]["holderIdentity"] or "")
+        return answer(200, self._body())
+
+    def _body(self) -> dict[str, Any]:
+        metadata = {"name": "kpo-healer", "resourceVersion": str(self._version), "annotations": self.annotations}
+        spec = {"holderIdentity": self.holder or None, "leaseDurationSeconds": 1, "renewTime": f"t{self._version}"}
+        return {"metadata": metadata, "spec": spec}
+
+
+class TestRelease:
+    def test_writes_the_annotation(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        lease = ALease("leader", annotations={"kept": "yes"})
+        with world(tmp_path, capsys, cluster=lease) as made:
+            outcome = made.run("release", "--airflow", "prod")
+        assert (outcome.code, outcome.err) == (0, "")
+        (until,) = re.findall(r"^The breaker of Airflow prod is lifted until (\S+Z)\.$", outcome.out)
+        assert lease.annotations == {"kept": "yes", "release.kpo-healer.io/prod": until}
+        assert lease.holder == "leader"
+
+    def test_tries_again_where_the_leader_was_faster(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        lease = ALease("leader")
+        refusals = iter([True, True, False])
+
+        def racing(seen: Seen) -> Answer:
+            if seen.method == "PUT" and next(refusals):
+                return answer(409, {"message": "modified"})
+            return lease(seen)
+
+        with world(tmp_path, capsys, cluster=racing) as made:
+            assert made.run("release", "--airflow", "prod").code == 0
+
+    @pytest.mark.parametrize(
+        ("name", "more", "sentence"),
+        [
+            ("test", "", "no Airflow is called 'test': the configuration has prod"),
+            ("prod", "leaderElection: {enabled: false}\n", "leaderElection.enabled is false, so there is no Lease"),
+            ("prod", "", "there is no Lease kpo-healer in namespace home, so no healer has led there yet"),
+        ],
+    )
+    def test_says_why_not(self, name: str, more: str, sentence: str, good: World) -> None:
+        path = good.config()
+        path.write_text(path.read_text() + more)
+        outcome = good.run("release", "--airflow", name, config=path)
+        assert outcome.code == 2
+        assert outcome.err.startswith(f"error: {sentence}")
+        assert len(outcome.err.splitlines()) == 1
+
+    @pytest.mark.parametrize(("method", "doing"), [("GET", "read its Lease"), ("PUT", "renew its Lease")])
+    def test_without_the_right(
+        self, method: str, doing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        lease = ALease("leader")
+
+        def forbidding(seen: Seen) -> Answer:
+            return answer(403, {"message": "no"}) if seen.method == method else lease(seen)
+
+        with world(tmp_path, capsys, cluster=forbidding) as made:
+            outcome = made.run("release", "--airflow", "prod")
+        assert outcome.code == 2
+        assert f"The healer may not {doing} in namespace home" in outcome.err
 
 
 class TestRim:

@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -16,9 +16,11 @@ from msgspec import structs
 
 from healer import controller
 from healer.airflow import Call
-from healer.cluster import ClusterError, Conflict, Connection, Lease, Listing, Outcome, Refused, Result
+from healer.clock import steady
+from healer.cluster import ClusterError, Conflict, Connection, Lease, Listing, Outcome, Refused, Result, Unreachable
 from healer.config import Config
 from healer.controller import BETWEEN_PASSES, Controller, Pulse, Schedule
+from healer.leader import released
 from healer.reconcile import Depth
 from tests.unit.fakes import NOT_KNOWN, ORPHANED, PROMPT, Clock
 from tests.unit.strategies import a_pod
@@ -68,6 +70,7 @@ class LiveLease:
 
     def __init__(self) -> None:
         self.lease: Lease | None = None
+        self.annotations: Mapping[str, str] | None = None
         self.failure: ClusterError | None = None
         self.calls = 0
 
@@ -84,6 +87,8 @@ class LiveLease:
         self._ask()
         if self.lease is None or lease.resource_version != self.lease.resource_version:
             raise Conflict("somebody was faster", status=409)
+        if self.annotations is not None:
+            lease, self.annotations = structs.replace(lease, annotations=self.annotations), None
         return self.write(lease)
 
     def write(self, lease: Lease) -> Lease:
@@ -394,6 +399,151 @@ def test_pods_of_a_namespace_that_can_not_be_read_any_more_are_not_deleted(parts
     assert parts.cluster.deleted == ["a"]
 
 
+def test_a_namespace_that_is_not_watched_is_listed_in_every_full_pass(parts: Parts) -> None:
+    parts.controller._pass(Depth.AUDIT)
+    parts.watch.blind = {"airflow"}
+    assert lists_of(parts, Depth.DUE) == []
+    assert lists_of(parts, Depth.FULL) == ["airflow"]
+    parts.watch.blind = set()
+    assert lists_of(parts, Depth.FULL) == []
+
+
+def test_nothing_is_decided_on_a_picture_that_got_stale(parts: Parts) -> None:
+    """The watch is down, and so is the API server: what Airflow says of Pods as they were once is no reason."""
+    parts.add("a")
+    parts.airflow.answer = NOT_KNOWN
+    parts.controller._pass(Depth.AUDIT)
+    parts.airflow.answer = ORPHANED
+    parts.watch.blind = {"airflow"}
+    parts.cluster.listings["airflow"] = Unreachable("no answer")
+    parts.controller._pass(Depth.FULL)
+    assert parts.cluster.deleted == []
+    assert parts.metric("namespace_readable", namespace="airflow") == 0
+    assert parts.metric("pods", airflow="default", reason="airflow-unknown") == 1
+    parts.add("a")
+    parts.controller._pass(Depth.FULL)
+    parts.controller._pass(Depth.AUDIT)
+    assert parts.cluster.deleted == ["a"], "the watch need not be back: a LIST is as good"
+
+
+# --- leading and following --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many() -> Iterator[Parts]:
+    """One of several replicas, started; the Lease is held by another as long as a test does not change that."""
+    made = Parts(leaderElection={"retryPeriod": "20ms"}, interval="100ms")
+    made.cluster.lease.by("another")
+    made.add("a")
+    made.controller.start()
+    yield made
+    made.controller.stop()
+
+
+def airflows(parts: Parts) -> set[str]:
+    """The names of the series about Airflows that are exposed."""
+    lines = parts.controller._metrics.render()[0].decode().splitlines()
+    return {line.partition("{")[0] for line in lines if 'airflow="' in line}
+
+
+def test_a_follower_keeps_warm_is_healthy_and_asks_airflow_nothing(many: Parts) -> None:
+    until(lambda: len(many.controller._store) == 1)
+    calls = many.cluster.lease.calls
+    until(lambda: many.cluster.lease.calls > calls + 5)
+    assert (many.get("/healthz"), many.get("/readyz")) == (200, 200)
+    assert many.controller._reconcilers == []
+    assert many.cluster.deleted == []
+    assert airflows(many) == set()
+    assert many.metric("leader") == 0
+    assert many.cluster.lists == ["airflow", "batch"], "the watch tells what changes"
+
+
+def test_who_gains_the_lease_begins_anew_and_who_loses_it_forgets(many: Parts) -> None:
+    until(lambda: len(many.controller._store) == 1)
+    many.cluster.lease.by("")
+    until(lambda: many.cluster.deleted == ["a"])
+    assert many.metric("leader") == 1
+    assert "kpo_healer_deletions_total" in airflows(many)
+    term, reconcilers = many.controller._office.term, many.controller._reconcilers
+    many.cluster.lease.by("another")
+    until(lambda: many.controller._reconcilers == [])
+    assert airflows(many) == set()
+    many.cluster.lists.clear()
+    many.add("b")
+    many.cluster.lease.by("")
+    until(lambda: many.cluster.deleted == ["a", "b"])
+    assert many.controller._office.term == term + 1
+    assert many.controller._reconcilers[0] is not reconcilers[0]
+    assert many.cluster.lists[:2] == ["airflow", "batch"], "an audit at once"
+
+
+def test_a_leader_that_can_not_renew_stops_acting(many: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    many.cluster.lease.by("")
+    until(lambda: many.cluster.deleted == ["a"])
+    many.cluster.lease.failure = Refused("The healer may not renew its Lease.")
+    now = steady() + 11.0
+    monkeypatch.setattr(many.controller._office, "_clock", lambda: now)
+    many.add("b")
+    until(lambda: many.controller._reconcilers == [])
+    assert many.cluster.deleted == ["a"]
+    assert many.get("/healthz") == 200
+
+
+def test_a_stop_gives_the_lease_away_once_nothing_is_under_way(many: Parts) -> None:
+    many.cluster.lease.by("")
+    until(lambda: many.cluster.deleted)
+    assert many.controller.stop() == 0
+    assert many.cluster.lease.lease is not None
+    assert many.cluster.lease.lease.holder == ""
+
+
+def test_a_stop_keeps_the_lease_while_a_delete_is_under_way(many: Parts) -> None:
+    many.cluster.lease.by("")
+    until(lambda: many.cluster.deleted)
+    many.cluster.is_settled = False
+    many.controller.stop()
+    assert many.cluster.lease.lease is not None
+    assert many.cluster.lease.lease.holder != "", "it runs out by itself"
+
+
+def test_a_release_on_the_lease_wakes_the_leader(many: Parts) -> None:
+    many.cluster.lease.by("")
+    until(lambda: many.cluster.deleted)
+    lease = many.cluster.lease.lease
+    assert lease is not None
+    assert not many.controller._is_lifted("default")
+    many.cluster.lease.annotations = released(lease, "default", time.time())[0].annotations
+    until(lambda: many.controller._is_lifted("default"))
+    assert not many.controller._is_lifted("other")
+
+
+def test_an_elector_that_makes_no_steps_is_not_healthy(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = Parts(leaderElection={})
+    assert many.controller._is_healthy()[0]
+    monkeypatch.setattr(many.controller._elector_pulse, "_patience", -1.0)
+    good, why = many.controller._is_healthy()
+    assert not good
+    assert why.startswith("leader election: ")
+    monkeypatch.setattr(parts.controller._elector_pulse, "_patience", -1.0)
+    assert parts.controller._is_healthy()[0], "a sole replica has none"
+
+
+def test_what_enforce_mode_will_fail_at_is_said_at_the_start(parts: Parts, capsys: pytest.CaptureFixture[str]) -> None:
+    parts.cluster.denied = {"batch"}
+    parts.controller._tell_missing_rights()
+    out = capsys.readouterr().out
+    assert out.count("may not delete Pods here") == 1
+    assert "namespace=batch" in out
+    assert "kubectl create role" in out
+
+
+def test_report_mode_needs_no_right_to_delete(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = Parts(airflow={"mode": "report"})
+    parts.cluster.denied = {"airflow", "batch"}
+    parts.controller._tell_missing_rights()
+    assert "may not" not in capsys.readouterr().out
+
+
 # --- trouble ----------------------------------------------------------------------------------------------------------
 
 
@@ -464,6 +614,26 @@ def test_the_death_of_the_deciding_thread_ends_it_with_1(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Controller, "_resync", die)
     assert controller.run(a_config(), Connection()) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("_watch", "watch"), ("_herald", "Events"), ("_http", "HTTP"), ("_campaign", "leader election")],
+)
+def test_the_death_of_any_other_thread_ends_it_too(
+    part: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = Controller.start
+
+    def start(self: Controller) -> None:
+        real(self)
+        asked = "supervised" if part == "_watch" else "alive"
+        monkeypatch.setattr(getattr(self, part), asked, lambda: False)
+
+    monkeypatch.setattr(Controller, "start", start)
+    assert controller.run(a_config(leaderElection={}), Connection()) == 1
+    said = " ".join(capsys.readouterr().out.replace("'", "").split())
+    assert f"a thread has died: the process ends thread={name}" in said
 
 
 def test_it_does_not_wait_for_an_answer_that_hangs(

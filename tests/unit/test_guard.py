@@ -40,6 +40,14 @@ def test_it_opens_above_the_share_and_from_the_count_on(active: int, condemned: 
     assert breaker.allowance(0.0) == (0 if opens else None)
 
 
+def test_lifted_it_lets_everything_through_and_counts_again_afterwards() -> None:
+    breaker = tripped()
+    breaker.update(active=40, condemned=30, now=1.0, lifted=True)
+    assert (breaker.is_open, breaker.allowance(1.0), breaker.next_event()) == (False, None, math.inf)
+    breaker.update(active=40, condemned=30, now=2.0)
+    assert (breaker.is_open, breaker.next_event()) == (True, 2.0 + COOL)
+
+
 def test_a_full_share_is_never_exceeded() -> None:
     breaker = a_breaker(maxShare=1.0)
     breaker.update(active=100, condemned=100, now=0.0)

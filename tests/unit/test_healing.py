@@ -612,3 +612,41 @@ def test_the_delay_is_counted_from_due_to_deleted() -> None:
     assert world.deleted == ["a"]
     assert world.metric("healing_delay_seconds_sum") == pytest.approx(30)
     assert world.metric("healing_delay_seconds_count") == 1
+
+
+# --- leadership and release -------------------------------------------------------------------------------------------
+
+
+def test_what_a_leader_could_not_delete_any_more_is_withheld_as_such() -> None:
+    world = many(30, limits=UNLIMITED)
+    world.cluster.at_delete = lambda _pod: setattr(world, "right", len(world.cluster.deletes) < 3)
+    world.audit()
+    assert len(world.deleted) in {3, 4}
+    assert world.metric("withheld", why="not-leader") == 30 - len(world.deleted)
+    asked = len(asks(world))
+    world.due()
+    assert len(asks(world)) == asked, "nor is Airflow asked for what can't be done"
+
+
+def test_a_release_lets_all_that_is_condemned_go_and_ends_by_itself() -> None:
+    world = many(10, limits=limits(None, maxShare=0.5, minCount=5, coolDown="10m"))
+    world.audit()
+    assert (world.deleted, world.metric("breaker_open")) == ([], 1)
+    world.lifted = True
+    world.due()
+    assert (len(world.deleted), world.metric("breaker_open")) == (10, 0)
+    world.lifted = False
+    for number in range(10):
+        world.pod(f"new-{number}")
+    world.audit()
+    assert (len(world.deleted), world.metric("breaker_open")) == (10, 1)
+
+
+def test_a_release_is_told_once_and_the_budget_still_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    world = many(10, limits=limits(4, maxShare=0.5, minCount=5, coolDown="10m"))
+    world.lifted = True
+    world.audit()
+    world.due()
+    assert len(world.deleted) == 4
+    assert world.metric("withheld", why="rate") == 6
+    assert capsys.readouterr().out.count("the breaker is lifted by hand") == 1

@@ -186,6 +186,40 @@ class TestSupervision:
             watch.stop()
         assert not watch.alive()
 
+    def test_a_namespace_is_watched_while_its_requests_are_answered(self, tmp_path, store, monkeypatch):
+        monkeypatch.setattr("healer.watch.FIRST_BACKOFF", 0.01)
+        forbidden, over, plain = threading.Event(), threading.Event(), self.script()
+
+        def answer(seen):
+            if "/namespaces/b/" in seen.path and forbidden.is_set():
+                return Answer(403, {"message": "no"})
+            if "watch=true" in seen.path:
+                if "/namespaces/b/" in seen.path:  # a watch that the server ends, so that it is asked for again
+                    forbidden.wait(0.2)
+                    return Answer(200, b"")
+                return Answer(200, b"\n" if over.wait(60) else b"")
+            return plain(seen)
+
+        # The status line of a watch comes at once from a real server; this one holds it back, so "a" is not watched.
+        with serving(answer) as server:
+            connection = Connection(write_kubeconfig(tmp_path / "k", f"http://127.0.0.1:{server.port}"))
+            watch = Watch(connection, ["a", "b"], store)
+            assert not watch.watches("b")
+            watch.start()
+            try:
+                wait_for(lambda: watch.watches("b"), what="a watch of b", timeout=90)
+                assert not watch.watches("a")
+                assert watch.supervised()
+                forbidden.set()
+                wait_for(lambda: not watch.watches("b"), what="its end", timeout=90)
+                forbidden.clear()
+                wait_for(lambda: watch.watches("b"), what="its return", timeout=90)
+            finally:
+                over.set()
+                watch.stop()
+        assert not watch.watches("b")
+        assert not watch.supervised()
+
     def test_stopping_while_nobody_answers(self, watch):
         watch.start()
         watch.stop()
