@@ -277,7 +277,7 @@ def why_used(world: World, pod: Pod) -> str | None:
         return "a later try has adopted it"
     if pod.checked:
         return None
-    if row.state not in HELD:
+    if row.state not in HELD and holder is None:  # with a holder it is a hand-over: no search, so no adoption
         return f"its task instance is {row.state or 'cleared'}: the next try may adopt it"
     if holder is not None and holder.stage == "search" and not holder.lost and world.setup.reattach:
         return "the try in progress may adopt it"

@@ -343,17 +343,17 @@ class Body:
 
     # --- a step of the elector --------------------------------------------------------------------------------------
 
-    def steps(self, world: World) -> Iterator[Stop]:
-        """Run a step of the elector from where it is; yield each point at which others may overtake, and its end."""
+    def steps(self, world: World) -> list[Stop]:
+        """Run a step of the elector from where it is; return each point at which others may overtake, and its end."""
         mind: Mind = world.sides[self.index].mind
-        yield from self._election(world, mind, self.elector.step)
+        return self._election(world, mind, self.elector.step)
 
     def resign(self, world: World) -> World:
         """Let the elector give the Lease away."""
         *_, last = self._election(world, replace(world.sides[self.index].mind, tape=None), self.elector.resign)
         return last.world
 
-    def _election(self, world: World, mind: Mind, step: Callable[[], object]) -> Iterator[Stop]:
+    def _election(self, world: World, mind: Mind, step: Callable[[], object]) -> list[Stop]:
         def keep(then: World, log: tuple[Any, ...]) -> World:
             return then.with_side(self.index, mind=Mind(self.elector.term, mind.photo, log, memo={}))
 
@@ -361,10 +361,11 @@ class Body:
         self.tape.wind(world, mind.tape or (), keep, lambda then: Moment(then.now, leads=False))
         self.tape.pause("")
         step()
-        stops = [stop for stop in self.tape.stops if stop.where]
         done = Mind(self.elector.term, self.mind_photo.take(), memo={})
-        yield from stops
-        yield Stop("", self.tape.world.with_side(self.index, mind=done))
+        return [*self._stops(), Stop("", self.tape.world.with_side(self.index, mind=done))]
+
+    def _stops(self) -> Iterator[Stop]:
+        return (stop for stop in self.tape.stops if stop.where)
 
     def get(self) -> Lease | None:
         """Answer as the API server does."""
@@ -409,8 +410,8 @@ class Body:
 
     # --- a pass -----------------------------------------------------------------------------------------------------
 
-    def passes(self, world: World, leads: Callable[[World], bool]) -> Iterator[Stop]:
-        """Run a pass from where it is; yield each point at which others may overtake, and its end.
+    def passes(self, world: World, leads: Callable[[World], bool]) -> list[Stop]:
+        """Run a pass from where it is; return each point at which others may overtake, and its end.
 
         Raises Violation.
         """
@@ -426,8 +427,7 @@ class Body:
         picture = self.tape.op(lambda: self.tape.world.pods)
         self.reconciler.reconcile(picture, self.schedule.next(self.clock()), {})
         done = Brain(brain.term, self.brain_photo.take(), memo={})
-        yield from (stop for stop in self.tape.stops if stop.where)
-        yield Stop("", self._ended(self.tape.world).with_side(self.index, brain=done))
+        return [*self._stops(), Stop("", self._ended(self.tape.world).with_side(self.index, brain=done))]
 
     def _anew(self, world: World) -> World:
         """Forget all if the leadership was gained since: what was known in an earlier term may be old."""
@@ -482,7 +482,7 @@ class Body:
     def _staled(self, claim: Claim, uids: Sequence[str], world: World) -> Claim:
         if claim.side != self.index or claim.uid not in uids or claim.sent:
             return claim
-        return replace(claim, stale=True, used=claim.uid in world.before.used)
+        return replace(claim, stale=True, used=claim.used and claim.uid in world.before.used)
 
     def read_identity(self, pod: Pod) -> Identity:
         """Return which Pods Airflow names now."""

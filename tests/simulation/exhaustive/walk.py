@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +96,8 @@ class Next(Struct, frozen=True):
 
 @dataclass
 class Report:
-    """What a walk came to. `states` are distinct; `left` says that the time was over before the depth was reached."""
+    """What a walk came to. `states` are distinct, `seconds` those of a core; `left`: the time was over before the depth
+    was reached."""
 
     depth: int = 0
     states: int = 0
@@ -221,7 +222,7 @@ class Walk:
             yield Next(f"{name}_pass", "pass", words, world, str(violation))
 
     @staticmethod
-    def _told(name: str, group: str, words: str, stops: Iterator[Stop]) -> Iterator[Next]:
+    def _told(name: str, group: str, words: str, stops: Iterable[Stop]) -> Iterator[Next]:
         for number, stop in enumerate(stops, 1):
             if stop.where:
                 told = f"{words}, up to where {stop.where}"
@@ -293,7 +294,7 @@ class Walk:
 
     def explore(self, start: World, depth: int, terms: Terms) -> Report:
         """Visit every state within `depth` events of `start`; stop at the first violation or when the time is over."""
-        report, began = Report(), time.monotonic()
+        report, began, spent = Report(), time.monotonic(), time.process_time()
         seen: set[bytes] = {self.digest(start)}
         layer: list[tuple[World, Way]] = [(start, ())]
         report.layers.append(1)
@@ -309,7 +310,7 @@ class Walk:
                 report.layers.append(report.states - sum(report.layers))
         finally:
             gc.enable()
-            report.seconds = time.monotonic() - began
+            report.seconds = time.process_time() - spent
             report.deletions = self.bodies[0].told + self.bodies[1].told
         return report
 
