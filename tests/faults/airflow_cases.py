@@ -128,9 +128,7 @@ _LIES: Final = (
         ],
         "403",
     ),
-    Case(
-        "short-page", [Break(bad.edit_list(bad.one_row_at_a_time), bad.lists)], heals=True, sees=("labels-ambiguous",)
-    ),
+    Case("short-page", [Break(bad.edit_list(bad.clamped), bad.lists)], heals=True, sees=("labels-ambiguous",)),
     Case(
         "short-for-ever", [Break(bad.edit_list(lambda rows, total: (rows, total + 1)), bad.lists)], heals=True, sees=()
     ),
