@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 from healer.clock import steady
-from healer.cluster import Cluster, ClusterError, LeaseClient
+from healer.cluster import Busy, Cluster, ClusterError, LeaseClient, Malformed, Unreachable
 from healer.config import Config, LeaderElection
 from healer.leader import ATTEMPTS, LEASE, Campaign, Elector, Office, SoleReplica, identity, released
 
@@ -44,13 +44,16 @@ def lease(config: Config, cluster: Cluster) -> LeaseClient:
 def held(config: Config, cluster: Cluster, *, wait: Callable[[float], object] = time.sleep) -> Iterator[Office]:
     """Hold the Lease while the block lasts. `wait` takes seconds.
 
-    Raises NotLeaderError or ConnectError.
+    Raises NotLeaderError, Refused where the Lease may not be read, or ConnectError.
     """
     terms = config.leader_election
     if not terms.enabled:
         yield SoleReplica()
         return
-    elector = Elector(lease(config, cluster), terms, identity())
+    leases = lease(config, cluster)
+    with suppress(Unreachable, Busy, Malformed):  # these may pass, a missing right does not
+        leases.get()
+    elector = Elector(leases, terms, identity())
     why = _acquire(elector, terms, wait)
     if why is not None:
         raise NotLeaderError(why)
