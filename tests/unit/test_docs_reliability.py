@@ -1,0 +1,33 @@
+"""The reliability page names tests: each of them exists, down to its case."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "reliability.md").read_text()
+NAMED = set(re.findall(r"`(tests/[\w/]+\.py::[^`]+)`", PAGE))
+
+
+@pytest.mark.slow
+def test_every_named_test_exists() -> None:
+    """A name without its brackets stands for all cases."""
+    files = sorted({name.partition("::")[0] for name in NAMED})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", "addopts=", *files]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stdout[-2000:] + told.stderr[-2000:]
+    collected = {line for line in told.stdout.splitlines() if "::" in line}
+    known = collected | {line.partition("[")[0] for line in collected}
+    assert sorted(NAMED - known) == []
+
+
+def test_every_row_of_faults_names_a_test() -> None:
+    rows = [line for line in PAGE.splitlines() if line.startswith("| ") and "| --- |" not in line]
+    faults = [row for row in rows if row.count("|") == 4 and not row.startswith("| fault |")]
+    assert len(faults) > 60
+    assert [row for row in faults if "`tests/" not in row] == []
