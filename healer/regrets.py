@@ -148,8 +148,12 @@ class Regrets:
             self._victims.pop(uid, None)
 
     def to_ask(self, *, audit: bool) -> list[Pod]:
-        """Pods that show a sign, to be asked about."""
-        return [victim.pod for victim in self._victims.values() if victim.open and (audit or victim.asked < EAGER)]
+        """Pods to be asked about: those that show a sign; at audits also those that nobody else asks about."""
+        return [
+            victim.pod
+            for victim in self._victims.values()
+            if (victim.open and (audit or victim.asked < EAGER)) or (audit and _is_hidden(victim.pod))
+        ]
 
     def hear(self, answers: Mapping[str, Answer]) -> list[Inquiry]:
         """Return what is to be judged now; note which of the other answers show a sign of use."""
@@ -203,9 +207,10 @@ def verdict(inquiry: Inquiry, identity: Identity) -> Regret | Verdict:
 
 
 def _story(victim: Victim, way: Way, task: TaskInstance) -> str:
+    if not _is_later(victim, task):
+        return f"KPO came back for its result and marked it, try {task.try_number} is {task.state or 'cleared'}"
     what = "took it over" if way is Way.ADOPTED else "took its result"
-    marked = ", and KPO has marked it since" if _is_marked(victim) else ""
-    return f"try {task.try_number} {what}: Airflow names it for this try, which is {task.state or 'cleared'}{marked}"
+    return f"try {task.try_number} {what}: Airflow names it for this try, which is {task.state or 'cleared'}"
 
 
 def _shows_use(victim: Victim, answer: Answer) -> bool:
@@ -237,6 +242,10 @@ def _is_later(victim: Victim, task: TaskInstance) -> bool:
         return True
     # A clear gives the next try its id at once; only when it begins does it get a start of its own.
     return task.id != before.id and task.start_date is not None and task.start_date != before.start_date
+
+
+def _is_hidden(pod: Pod) -> bool:
+    return pod.protected or pod.phase not in PHASES
 
 
 def _is_marked(victim: Victim) -> bool:

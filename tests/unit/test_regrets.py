@@ -157,6 +157,15 @@ def test_one_that_was_adopted_and_is_gone_before_anybody_looked_is_regretted(tol
     assert "a" in world.airflow.forgotten
 
 
+def test_one_that_is_protected_is_watched_on() -> None:
+    world = watching()
+    world.cluster.change("a", protected=True)
+    use(world, again(identity=names(world)))
+    world.audit()
+    world.audit()
+    assert regrets(world) == 1
+
+
 def test_one_on_its_way_out_is_asked_about_at_once() -> None:
     world = watching()
     use(world, again("running"))
