@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,25 +92,29 @@ def _of_pod(pod: PodStory, audit: AuditTail) -> Iterator[Json]:
         yield {"at": pod.gone, "kind": "pod-deleted", "pod": pod.uid, "by": "other"}
 
 
+def _model() -> Callable[[Iterable[Json]], str | None] | None:
+    """What tells whether the simulation's model holds a history possible; None where there is no such module."""
+    try:
+        module = importlib.import_module("tests.simulation.traces")
+    except ModuleNotFoundError:
+        return None
+    accepts: Callable[[Iterable[Json]], str | None] = module.accepts
+    return accepts
+
+
 def refused(picture: Picture, audit: AuditTail, folder: Path) -> tuple[int, dict[Key, str]]:
     """How many histories the model was asked about, and why it held some of them impossible; all are written down."""
-    try:
-        from tests.simulation.traces import accepts
-    except ImportError:
-
-        def accepts(_):
-            return None
-
+    accepts = _model()
     folder.mkdir(parents=True, exist_ok=True)
     said: dict[Key, str] = {}
     keys = [key for key in picture.pods_of if key in picture.tasks]
-    names: Counter[str] = Counter()
+    numbers: Counter[str] = Counter()
     for key in keys:
         events = trace(picture, audit, key)
-        names[key.dag] += 1
-        file = folder / f"{key.dag}-{names[key.dag]:04}.jsonl"
+        numbers[key.dag] += 1
+        file = folder / f"{key.dag}-{numbers[key.dag]:04}.jsonl"
         file.write_text("".join(json.dumps(event) + "\n" for event in events))
-        why = accepts(events)
+        why = accepts(events) if accepts is not None else None
         if why is not None:
             said[key] = f"{file.name}: {why}"
-    return len(keys), said
+    return (len(keys) if accepts is not None else 0), said
