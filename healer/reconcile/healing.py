@@ -63,7 +63,7 @@ class Tally(Protocol):
 class Healed(Struct, frozen=True):
     """What a round of healing left behind. `gone`: the uids that need no attention any more, the deleted among them.
 
-    `spared`: the suspects for which all was done but the DELETE, because the mode is to report.
+    `spared`: the suspects that live on although nothing spoke for them: the mode is to report, or the right is missing.
     """
 
     withheld: dict[str, Withheld]
@@ -333,6 +333,7 @@ class Healing:
             case Result.DENIED:
                 self._denied.add(pod.uid)
                 self._failed(pod, deletion)
+                round_.spared.append(suspect)
             case Result.ERROR:
                 self._unsure.add(pod.uid)
                 self._failed(pod, deletion)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from healer.cluster import Outcome, Result
 from healer.model import Absent, Answer, Identity, Known, Pod, RunDeleted
 from healer.regrets import GHOSTS, STUBBORN, Regrets
 from tests.unit.fakes import EPOCH, ORPHANED, PROMPT, World
@@ -218,6 +219,18 @@ def test_a_reason_that_only_reports_is_watched_in_enforce_mode_too(pod: Any, ans
     world.audit()
     world.run()
     assert regrets(world, reason) == 1
+
+
+def test_one_that_may_not_be_deleted_is_watched_too() -> None:
+    world = World(mode="enforce", policy=AT_ONCE)
+    world.pod("a")
+    world.cluster.results["a"] = [Outcome(Result.DENIED, "no right")]
+    world.audit()
+    world.cluster.results["a"] = [Outcome(Result.DENIED, "no right")] * 9
+    world.airflow.answers["a"] = Known(0.0, a_task("running"))
+    world.audit()
+    world.run()
+    assert regrets(world) == 1
 
 
 # --- what is no regret ------------------------------------------------------------------------------------------------
