@@ -220,6 +220,7 @@ class Api:
         self._tasks, self._faults, self._seen = tasks, faults, seen
         self._stores = any(task.setup.store for task in tasks)
         self._then: list[tuple[Task, Snapshot]] = []
+        self._mode, self._since = "", 0.0
         self._routes: Mapping[str, Callable[[Request], Said]] = {
             "version": self._version,
             "list": self._list,
@@ -237,8 +238,10 @@ class Api:
     def answer(self, request: Request, now: float) -> Said:
         """Return status and body; status 0 where there is no answer."""
         self._then = [(task, task.at(now - self._faults.lag)) for task in self._tasks]
-        if self._faults.mode == "down" and request.call != "version":
-            return self._down(request, DOWN[int(now) % len(DOWN)])
+        if self._faults.mode != self._mode:
+            self._mode, self._since = self._faults.mode, now
+        if self._mode in {"down", "ambiguous"} and request.call != "version":
+            return self._down(request, DOWN[int(self._since * 10) % len(DOWN)] if self._mode == "down" else "no runs")
         if self._faults.mode == "silent" and request.call not in {"version", "dags", "list"}:
             return 403, {"detail": "Forbidden"}
         return self._routes[request.call](request)
