@@ -24,7 +24,7 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
         for theme in THEMES
         if options.theme in {None, theme.name}
         for scene in SCENES
-        if options.scene in {None, scene.name}
+        if options.scene in {None, scene.name} and (not theme.scenes or scene.name in theme.scenes)
     ]
 
 

@@ -34,7 +34,8 @@ Way = tuple[Any, ...]
 class Theme(Struct, frozen=True):
     """What may happen in a walk: these events, and of these replicas the steps of their electors and their ends.
 
-    `further`: by how many events it can go deeper than all that can happen.
+    `passes`: whether they make passes too. `further`: by how many events it can go deeper than all that can happen.
+    `scenes`: where it begins, if not everywhere.
     """
 
     name: str
@@ -43,7 +44,9 @@ class Theme(Struct, frozen=True):
     sides: tuple[int, ...] = (0, 1)
     electors: bool = True
     ends: bool = True
+    passes: bool = True
     further: int = 0
+    scenes: tuple[str, ...] = ()
 
 
 def _themed(*groups: str) -> tuple[Event, ...]:
@@ -58,6 +61,14 @@ THEMES = (
         "both replicas, their Leases and the API server's answers; of Airflow only clears and ends",
         _themed("clear", "task ends", "API server's answers", "late DELETE", "time"),
         further=1,
+    ),
+    Theme(
+        "elections",
+        "only the electors, the API server's answers, the ends of the replicas, and time",
+        _themed("API server's answers", "time"),
+        passes=False,
+        further=2,
+        scenes=("nothing", "working"),
     ),
     Theme(
         "tries",
@@ -196,7 +207,7 @@ class Walk:
             yield from self._told(f"{NAMES[index]}_lease", "Lease", words, body.steps(world))
         if theme.ends:
             yield from self._ends(world, index)
-        if side.brain.tape is not None or body.leads(world):
+        if theme.passes and (side.brain.tape is not None or body.leads(world)):
             yield from self._pass(world, index)
 
     def _ends(self, world: World, index: int) -> Iterator[Next]:
