@@ -1,4 +1,7 @@
-"""Hypothesis profiles: the same examples on every run by default, many more with `HYPOTHESIS_PROFILE=deep`."""
+"""Hypothesis profiles: the same examples on every run by default, many more with `HYPOTHESIS_PROFILE=deep`.
+
+`brief` is for runs of the same tests over and over, with one mutant after another.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ SLOW_MACHINES = [HealthCheck.too_slow]
 
 settings.register_profile(
     "quick", derandomize=True, deadline=None, database=None, max_examples=200, suppress_health_check=SLOW_MACHINES
+)
+settings.register_profile(
+    "brief", derandomize=True, deadline=None, database=None, max_examples=30, suppress_health_check=SLOW_MACHINES
 )
 settings.register_profile(
     "deep", deadline=None, max_examples=5_000, print_blob=True, suppress_health_check=SLOW_MACHINES
