@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit simulate exhaustive planted chaos e2e lint cluster pins clean
+.PHONY: help demo test unit simulate exhaustive planted mutants chaos e2e lint cluster pins clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,10 @@ planted: $(READY) ## bugs planted into the healer, each of which the simulation 
 exhaustive: $(READY) ## every order of events up to a depth, against the real code: DEPTH=3 PROCESSES=<cores> REPORT=<file>
 	@$(BIN)/python -m tests.simulation.exhaustive --depth $(or $(DEPTH),3) \
 		$(if $(PROCESSES),--processes $(PROCESSES)) $(if $(REPORT),--report $(REPORT))
+
+mutants: $(READY) ## mutation testing of rules, labels, suspects and guard: MODULES="guard labels"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	@$(BIN)/python -m tests.mutation $(MODULES)
 
 test: lint unit ## everything: lint, unit, real API server, real Airflow, end to end
 	@$(BIN)/pytest tests/unit tests/simulation -n 3 -q -m slow
