@@ -123,6 +123,7 @@ class Task:
     def __post_init__(self) -> None:
         """Compute the labels once: they are asked for again and again."""
         self._safe_ids = (label_value(self.dag_id), label_value(self.task_id), label_value(self.run_id))
+        self.face = (*self._safe_ids, self.setup.map_index)
 
     @property
     def exists(self) -> bool:

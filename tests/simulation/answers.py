@@ -175,6 +175,10 @@ class AirflowSeam:
             return None
         return self._by_labels.get((labels.task_id, key.map_index))
 
+    def _has_twin(self, task: Task) -> bool:
+        there = (t for t in self._tasks if t is not task and t.face == task.face)
+        return any(self._then(twin).row is not None for twin in there)
+
     def _then(self, task: Task) -> Snapshot:
         return task.at(self._server.clock() - self.faults.lag)
 
@@ -185,7 +189,7 @@ class AirflowSeam:
             return Unknown(sent, "no task of these labels")
         if (mode == "partial" and task.index % 2 == 0) or mode == "contradiction":
             return Unknown(sent, "fewer rows than there are, or two that contradict each other")
-        if mode == "ambiguous":
+        if mode == "ambiguous" or self._has_twin(task):
             return Ambiguous(sent, "two runs have this label")
         if mode == "unreadable DAG":
             return Absent(sent, "Airflow has no such DAG")

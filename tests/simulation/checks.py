@@ -40,11 +40,24 @@ class Checks:
         self.not_before = -math.inf
         """Until when the API server asked us to wait."""
         self._active = self._struck = 0
+        self._tripped = False
+        self._struck_while: list[float] = []
 
     def begin_pass(self, picture: Sequence[Pod]) -> None:
-        """Count the Pods that work, before anything is deleted."""
-        self._active = sum(not pod.terminating and not ended_for_good(pod, self._task(pod)) for pod in picture)
-        self._struck = 0
+        """Count the Pods that work, and how many of these this healer has found to be orphans, before any deletion."""
+        world = self._world
+        active = [pod for pod in picture if not pod.terminating and not ended_for_good(pod, self._task(pod))]
+        self._active, self._struck = len(active), 0
+        condemned = sum(self._is_condemned(pod) for pod in active)
+        wanted = world.wanted
+        tripped = condemned >= wanted.min_count and condemned > wanted.max_share * len(active)
+        if tripped is not self._tripped:
+            self._tripped, self._struck_while = tripped, []
+
+    def _is_condemned(self, pod: Pod) -> bool:
+        there = self._world.server.pods.get(pod.uid)
+        seen = there is not None and self._replica.note(pod.uid).looks > 0
+        return seen and there == pod and self._world.verdict.expected(pod) is not None
 
     def _task(self, pod: Pod) -> Task:
         return self._world.tasks[self._world.server.facts[pod.uid].task or 0]
@@ -136,7 +149,7 @@ class Checks:
             world.tally.counts["restored to the same row"] += 1
         free = world.time - since
         self.check(free >= grace, pod, f"free for {free:.0f} s only, the grace is {grace:.0f} s")
-        age = world.server.time - (pod.created or math.inf)
+        age = max(world.time - facts.born, world.server.time - (pod.created or math.inf))  # by either clock
         self.check(age >= wanted.min_age - 1, pod, f"only {age:.0f} s old")
         if reason is not Reason.RUN_DELETED and not facts.twin_of_the_past:
             looks = self._replica.note(pod.uid).looks
@@ -155,9 +168,15 @@ class Checks:
         if ended_for_good(pod, self._task(pod)):
             return
         self._struck += 1
-        wanted = self._world.wanted
+        world, wanted = self._world, self._world.wanted
         most = max(wanted.min_count, wanted.max_share * self._active)
         self.check(self._struck <= most, pod, f"{self._struck} of {self._active} active Pods deleted in one pass")
+        if not self._tripped:
+            return
+        self._struck_while = [at for at in self._struck_while if at > world.time - wanted.cool_down] + [world.time]
+        lately = len(self._struck_while)
+        why = f"{lately} active Pods deleted within {wanted.cool_down:.0f} s, though too many are condemned"
+        self.check(lately <= wanted.min_count, pod, why)
 
     def check(self, good: bool, pod: Pod, why: str) -> None:
         """Raise a violation unless all is well."""

@@ -25,6 +25,7 @@ _KPO = (
     "killed, Pod left",
 )
 _LEASE = ("get", "create", "replace", "conflict", *LEASES)
+_HEALERS = ("take-over", "term", "sent after the leadership was lost")
 
 ENOUGH = 20_000
 """Histories after which nothing may be missing."""
@@ -49,7 +50,9 @@ PARTS = (
     Part("What was withheld", tuple(f"withheld: {why.value}" for why in Withheld)),
     Part("Hints of the watch that began to be", tuple(f"hints: {mode}" for mode in HINTS)),
     Part("Requests about the Lease, and what they met", tuple(f"Lease: {name}" for name in _LEASE)),
-    Part("Healers", ("take-over", "term", "sent after the leadership was lost", "pass: audit", "pass: full", "pass: due")),
+    Part(
+        "Healers", ("take-over", "term", "sent after the leadership was lost", "pass: audit", "pass: full", "pass: due")
+    ),
     Part("Counted apart", ("window", "stale replica", "restored to the same row")),
 )
 

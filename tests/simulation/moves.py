@@ -7,6 +7,7 @@ that a recorded story replays exactly. It returns the words for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace as changed
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -330,7 +331,7 @@ def _removed(world: World, task: Task, choice: float) -> str:
     return "is removed from its DAG"
 
 
-@move("task restored", "task", 1, lambda w, t: t.exists and t.state == "removed", "removed")
+@move("task restored", "task", 0.3, lambda w, t: t.exists and t.state == "removed", "removed")
 def _restored(world: World, task: Task, choice: float) -> str:
     task.move(None, world.airflow_time, anew=True)
     return "is restored to its DAG"
@@ -366,7 +367,7 @@ def _dag_returns(world: World, task: Task, choice: float) -> str:
     return "and its DAG are there again"
 
 
-@move("row deleted", "task", 0.05, lambda w, t: t.exists and t.number > 0)
+@move("row deleted", "task", 0.05, lambda w, t: t.exists and t.number > 0 and not w.twins)
 def _row_deleted(world: World, task: Task, choice: float) -> str:
     world.doom(task)
     task.row_exists = False
@@ -380,6 +381,26 @@ def _row_returns(world: World, task: Task, choice: float) -> str:
     return "has a row again"
 
 
+@move("reattach switched on", "task", 0.3, lambda w, t: not t.setup.durable)
+def _reattach(world: World, task: Task, choice: float) -> str:
+    task.setup = changed(task.setup, durable=True)
+    return "gets reattach_on_restart by its author"
+
+
+def _crowded(world: World, _: Task) -> bool:
+    return len(world.tasks) > 2 and sum(_has_worker(world, each) for each in world.tasks) > 1
+
+
+@move("many workers killed", "task", 0.3, _crowded, "running")
+def _massacre(world: World, task: Task, choice: float) -> str:
+    killed = [each for each in world.tasks if _has_worker(world, each)]
+    for each in killed:
+        each.retries = 0
+        world.kpo.kill(each, _holder(each), cleanly=False)
+        _fail(world, each)
+    return f"and {len(killed)} in all lose their workers and fail"
+
+
 @move("identity expires", "task", 0.15, lambda w, t: not t.ended and (t.stored or t.xcom) is not None)
 def _expires(world: World, task: Task, choice: float) -> str:
     if choice < 0.5:
@@ -389,7 +410,7 @@ def _expires(world: World, task: Task, choice: float) -> str:
     return "loses what named its Pod"
 
 
-@move("debug copy", "task", 0.08, lambda w, t: t.number > 0 and len(w.server.pods) < 12)
+@move("debug copy", "task", 0.2, lambda w, t: t.number > 0 and len(w.server.pods) < 12)
 def _copy(world: World, task: Task, choice: float) -> str:
     base = (Container(task.setup.base),)
     name = f"copy-{world.server.version}"
@@ -531,7 +552,7 @@ def _airflow_fails(world: World, _: int, choice: float) -> str:
     return f"Airflow's answers get worse: {world.faults.mode}"
 
 
-@move("Airflow recovers", "world", 3, lambda w, _: bool(w.faults.mode))
+@move("Airflow recovers", "world", 1.5, lambda w, _: bool(w.faults.mode))
 def _airflow_recovers(world: World, _: int, choice: float) -> str:
     world.faults.mode = ""
     return "Airflow's answers are good again"

@@ -9,13 +9,13 @@ from tests.simulation.coverage import ENOUGH, PARTS, missing
 from tests.simulation.walk import Result
 
 APART = {
-    "window": "deleted while Airflow changed its mind after it was asked (the documented window, at most 15 s + one request)",
-    "stale replica": "deleted because Airflow answered from a database replica that lagged (documented: ask the primary)",
-    "restored to the same row": "right deletions whose row went back to one seen before (patience counts from the healer's start)",
-    "sent after the leadership was lost": "DELETEs sent by a healer that was stopped between its last check and the sending",
-    "two lead: Lease deleted before a healer saw it": "moments in which two lead, because somebody deleted the Lease while "
-    "a healer that had never seen it was starting",
+    "window": "deleted though Airflow changed its mind after it was asked: the documented window",
+    "stale replica": "deleted because Airflow answered from a database replica that lagged: ask the primary",
+    "restored to the same row": "right deletions of Pods whose row was restored to one that was seen before",
+    "sent after the leadership was lost": "DELETEs of a healer that was stopped after its last check: one at most each",
+    "two lead: Lease deleted before a healer saw it": "two lead as somebody deleted the Lease before a healer saw it",
 }
+"""What is no violation and no success either."""
 
 
 class Total:

@@ -102,6 +102,8 @@ class Verdict:
         task = self._tasks[number]
         if not task.exists:
             return self._never_unknown(task)
+        if any(other is not task and other.exists and other.face == task.face for other in self._tasks):
+            return "its labels fit two task instances"
         return self._never_known(pod, task, key.try_number)
 
     def _never_unknown(self, task: Task) -> str | None:
@@ -160,8 +162,10 @@ class Verdict:
             return "the try to come may adopt it"
         if holder is not None and holder.stage == "search" and not holder.lost:
             return "the try in progress may adopt it"
-        alone = self._kpo.candidates(task) == [pod.uid]
-        stranded = holder is None or holder.lost or holder.pod not in self._server.pods
+        pods = self._server.pods
+        alone = [uid for uid in self._kpo.candidates(task) if not pods[uid].terminating] == [pod.uid]
+        other = pods.get(holder.pod or "") if holder is not None and not holder.lost else None
+        stranded = other is None or other.terminating or other.checked
         return "the next try would adopt it" if alone and stranded else None
 
     # --- what must be healed ------------------------------------------------------------------------------------------

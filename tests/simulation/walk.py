@@ -6,6 +6,7 @@ import hashlib
 import math
 from bisect import bisect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from random import Random
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from healer.model import Pod
-from tests.simulation.airflow import Setup
+from tests.simulation.airflow import Setup, label_value
 from tests.simulation.checks import Violation
 from tests.simulation.moves import heaviest, state_of, table
 from tests.simulation.world import BEGIN, Event, Plan, Tally, World
@@ -40,7 +41,7 @@ RARELY = 0.3
 TWO = 0.4
 """How many histories have two healers."""
 
-REST = 0.15
+REST = 0.3
 """How many histories ask the model through the healer's own Airflow client."""
 
 LEASES = (
@@ -194,18 +195,34 @@ def make_plan(random: Random) -> Plan:
             )
         ),
     }
-    number = random.choice((1, 2, 2, 3, 5))
-    setups = tuple(_setup(random, index) for index in range(number))
+    number = random.choice((1, 2, 2, 3, 3, 5, 8))
+    setups = _named(random, [_setup(random, index) for index in range(number)])
     interval, skew = random.choice((30.0, 60.0)), random.choice((0.0, 0.0, -20.0, 20.0))
     two = ELECTS and random.random() < TWO
     lease = random.choice(LEASES) if two else None
     offsets = (random.choice((0.0, -4000.0, 9e5)), 0.0) if two else (0.0,)
-    return Plan(airflow, interval, 300.0, skew, setups, lease, offsets, random.random() < REST)
+    rest, silent = random.random() < REST, random.random() < 0.1
+    return Plan(airflow, interval, 300.0, skew, setups, lease, offsets, rest, silent)
+
+
+def _named(random: Random, setups: list[Setup]) -> tuple[Setup, ...]:
+    """Give the ids forms that their labels do not show: too long, not to be inverted, one that is another's label."""
+    form = random.choices(("plain", "long", "odd", "twin"), (6, 1, 1, 1))[0]
+    if form == "odd":
+        return tuple(replace(setup, run="manual run no. 1 (again)") for setup in setups)
+    if form == "long":
+        dag, head = "etl " + "x" * 60, "load " + "y" * 60
+        return tuple(replace(s, dag=dag, task=f"{head} {number}") for number, s in enumerate(setups))
+    if form == "twin" and len(setups) > 1:
+        raw = "load " + "z" * 60
+        one, two = replace(setups[0], task=raw, map_index=-1), replace(setups[1], task=label_value(raw), map_index=-1)
+        return (one, two, *setups[2:])
+    return tuple(setups)
 
 
 def _setup(random: Random, index: int) -> Setup:
     return Setup(
-        operator=random.choices(("KubernetesPodOperator", "KubernetesJobOperator", "OurJobOperator"), (30, 1, 1))[0],
+        operator=random.choices(("KubernetesPodOperator", "KubernetesJobOperator", "OurJobOperator"), (28, 3, 1))[0],
         namespace=random.choices(("airflow", "jobs"), (3, 1))[0],
         map_index=random.choice((-1, -1, index)),
         durable=random.random() < 0.65,

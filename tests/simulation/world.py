@@ -14,7 +14,7 @@ from healer.config import AirflowConfig, Config
 from healer.leader import Elector  # noqa: F401 - what a healer is made of is imported with the world
 from healer.model import Pod, Reason, Withheld
 from tests.simulation.agenda import Agenda
-from tests.simulation.airflow import DOOMED, Kpo, Setup, Task
+from tests.simulation.airflow import DOOMED, Kpo, Setup, Task, is_over
 from tests.simulation.answers import AirflowFaults, AirflowSeam
 from tests.simulation.api import Wire
 from tests.simulation.checks import Violation
@@ -22,7 +22,7 @@ from tests.simulation.cluster import EPOCH, NAMESPACES, Facts, Server
 from tests.simulation.lease import LeaseObject
 from tests.simulation.moves import MOVES
 from tests.simulation.replica import Replica
-from tests.simulation.verdict import NAME, POLICY, Verdict, ended_for_good, seconds, wishes
+from tests.simulation.verdict import NAME, POLICY, Verdict, seconds, wishes
 
 MIDDLE = {
     "": "",
@@ -49,7 +49,8 @@ class Event(Struct, frozen=True):
 class Plan(Struct, frozen=True):
     """What a history begins with: the healer's configuration (as in the file), the task instances, the replicas.
 
-    `lease` is the part `leaderElection` of the file, None for a sole replica. `rest`: through the real Airflow client.
+    `lease` is the part `leaderElection` of the file, None for a sole replica. `rest`: through the real
+    Airflow client. `silent_clock`: the API server does not tell its time at first.
     """
 
     airflow: Mapping[str, Any]
@@ -60,6 +61,7 @@ class Plan(Struct, frozen=True):
     lease: Mapping[str, str] | None = None
     offsets: tuple[float, ...] = (0.0,)
     rest: bool = False
+    silent_clock: bool = False
 
 
 class Director(Protocol):
@@ -148,6 +150,7 @@ class World:
         self.terms = Terms(*times)
         self.agenda = Agenda(BEGIN, self._soonest, self._tick)
         self.tasks = [Task(number, setup, retries=setup.retries) for number, setup in enumerate(plan.setups)]
+        self.twins = len({task.face for task in self.tasks}) < len(self.tasks)
         self.server = Server(self.agenda.clock, self.agenda.touch)
         self.kpo = Kpo(self.server, self.agenda.clock)
         self.verdict = Verdict(self.wanted, self.tasks, self.server, self.kpo)
@@ -161,6 +164,7 @@ class World:
         self.refresh()
         for number, offset in enumerate(plan.offsets):
             self.replicas.append(Replica(self, number, offset))
+        self.server.faults.silent_clock = plan.silent_clock
 
     @property
     def time(self) -> float:
@@ -282,7 +286,7 @@ class World:
         else:
             facts.used_since = None
             facts.free_since = now if facts.free_since == math.inf else facts.free_since
-        if facts.task is None or not ended_for_good(pod, self.tasks[facts.task]):
+        if facts.task is None or not is_over(pod, self.tasks[facts.task].setup.base):
             facts.done_at = None
         elif facts.done_at is None:
             facts.done_at, facts.done_at_server = now, self.server.time
