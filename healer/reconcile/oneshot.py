@@ -5,6 +5,7 @@ They use the same reconciler as the controller does, so that what they show is w
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -120,22 +121,24 @@ def heal_once(
     Raises AirflowRefused when a login is refused.
     """
     house = _House(config, cluster, right, lifted=lifted, clock=clock)
-    deadline = clock() + max(airflow.policy.grace for airflow in config.airflows) + SLACK
+    patience = max(airflow.policy.grace for airflow in config.airflows) + SLACK
     house.herald.start()
     try:
-        return _heal_until(house, deadline, wait, clock)
+        return _heal_within(house, patience, wait, clock)
     finally:
         house.herald.stop(timeout=5.0)
 
 
-def _heal_until(house: _House, deadline: float, wait: Callable[[float], object], clock: Callable[[], float]) -> Scan:
+def _heal_within(house: _House, patience: float, wait: Callable[[float], object], clock: Callable[[], float]) -> Scan:
     deleted: list[Shown] = []
-    depth = Depth.AUDIT
+    depth, deadline = Depth.AUDIT, math.inf
     while True:
         picture = house.picture()
         for reconciler in house.reconcilers:
             reconciler.reconcile(picture.pods, depth, picture.unreadable)
             deleted += reconciler.deleted
+        if depth is Depth.AUDIT:  # patience begins with the first sight, however long that took
+            deadline = clock() + patience
         event = min(reconciler.next_event() for reconciler in house.reconcilers)
         if event > deadline:
             return house.scan(picture, deleted)

@@ -75,6 +75,14 @@ def test_it_waits_for_the_grace_heals_and_ends(house: House) -> None:
     assert house.stopped == [5.0]
 
 
+def test_a_slow_first_look_takes_nothing_off_the_patience(house: House) -> None:
+    house.add("a")
+    house.airflow.slow = 200.0
+    house.airflow.at_ask = lambda _pods: setattr(house.airflow, "slow", 0.0)
+    house.heal()
+    assert house.deleted == ["a"]
+
+
 def test_what_is_due_later_is_listed_and_not_waited_for(house: House) -> None:
     house.add("a", RunDeleted(0.0, DAG_ID, RUN_ID))
     healed = house.heal()
