@@ -206,17 +206,6 @@ def said(replica: Replica, part: str) -> list[Any]:
     return [line for line in replica.healer.lines() if part in str(line.get("message"))]
 
 
-def test_report_mode_needs_no_right_to_delete(two: Pair, powerless: Replica) -> None:
-    healer = two.start(powerless, mode="report")
-    pod = two.orphan()
-    two.wait(lambda: healer.metric("withheld", why="report-mode") == 1, "the orphan's being withheld")
-    two.wait(lambda: pod in str(two.cluster.request("GET", f"/api/v1/namespaces/{two.namespace}/events")), "its Event")
-    assert healer.metric("suspects", reason="orphaned", action="delete") == 1
-    assert not said(powerless, "may not delete")
-    assert powerless.installation.ask("check", "-o", "json").code == 0
-    assert healer.metric("deletions_total") == 0
-
-
 def test_enforce_mode_without_the_right_says_so_and_goes_on_reporting(two: Pair, powerless: Replica) -> None:
     healer = two.start(powerless)
     two.wait(lambda: said(powerless, "enforce mode, but the healer may not delete Pods here"), "the warning")

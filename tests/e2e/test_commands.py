@@ -185,13 +185,15 @@ def test_the_manifest_has_all_rights_that_are_needed(occupied: World, deployed: 
 
 def test_without_the_right_to_delete(occupied: World) -> None:
     """Report mode lacks nothing; enforce mode counts what it is denied, says so and goes on."""
-    pods, events = copy.deepcopy(list(lab.RIGHTS))
+    pods, *others = copy.deepcopy(list(lab.RIGHTS))
     pods["verbs"].remove("delete")
     installation = occupied.installation()
-    occupied.cluster.service_account(ACCOUNT, ACCOUNT, [pods, events], namespaces=[occupied.namespace])
+    occupied.cluster.service_account(ACCOUNT, ACCOUNT, [pods, *others], namespaces=[occupied.namespace])
     with installation.run(mode="report") as healer:
         wait_for(lambda: healer.metric("withheld", why="report-mode") == 3, timeout=60, what="three Pods withheld")
+        assert not [line for line in healer.lines() if "may not delete" in str(line)]
         assert healer.stop() == 0
+    assert check(installation)["fail"] == 0
     with installation.run(mode="enforce") as healer:
         wait_for(lambda: denied(healer) >= 3, timeout=60, what="three denied deletions")
         healer.wait_passes(6)
