@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -19,6 +20,16 @@ PROTECT_ANNOTATION = "kpo-healer.io/protect"
 
 POD_SELECTOR = "kubernetes_pod_operator=True,!airflow-worker,!kubernetes_executor,!spark_kubernetes_operator"
 """Server-side selector of every LIST and WATCH. What is outside it is never touched, whatever its labels say."""
+
+
+@lru_cache(maxsize=2048)
+def shared(text: str) -> str:
+    """Return this text, held once: ten thousand Pods and rows repeat few ids.
+
+    A bounded memory on purpose, and not `sys.intern`: run ids are new every day, and Python 3.12 never forgets an
+    interned text; before and after that its table of them still grows.
+    """
+    return text
 
 
 class Action(StrEnum):

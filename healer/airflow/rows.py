@@ -6,7 +6,6 @@ becomes a row that lacks everything else, so that the rules call it unknown.
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated
@@ -14,7 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from healer.model import TaskInstance
+from healer.model import TaskInstance, shared
 
 MASK = "***"
 """What Airflow's secrets masker puts in the place of a value: it tells nothing."""
@@ -84,9 +83,9 @@ def task_instance(raw: Raw | bytes) -> TaskInstance | None:
         return _ids_alone(raw)
     namespace, base = _rendered(row.rendered_fields)
     return TaskInstance(
-        dag_id=sys.intern(row.dag_id),
-        run_id=sys.intern(row.dag_run_id),
-        task_id=sys.intern(row.task_id),
+        dag_id=shared(row.dag_id),
+        run_id=shared(row.dag_run_id),
+        task_id=shared(row.task_id),
         map_index=row.map_index,
         id=row.id,
         state=row.state,

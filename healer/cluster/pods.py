@@ -5,7 +5,6 @@ Env, args and volumes are never decoded: they are most of a Pod's bytes and may 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -15,7 +14,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from healer.cluster.errors import Malformed
-from healer.model import PROTECT_ANNOTATION, STAMP_LABEL, Container, Labels, Pod
+from healer.model import PROTECT_ANNOTATION, STAMP_LABEL, Container, Labels, Pod, shared
 
 
 class _Labels(Struct, gc=False):
@@ -177,12 +176,12 @@ def _pod(raw: _Pod) -> Pod | None:
     labels, annotations = metadata.labels or _Labels(), metadata.annotations or _Annotations()
     requests = [container.resources.requests for container in spec.containers or () if container.resources]
     return Pod(
-        namespace=sys.intern(metadata.namespace),
+        namespace=shared(metadata.namespace),
         name=metadata.name,
         uid=metadata.uid,
         resource_version=metadata.resource_version or "",
         created=_seconds(metadata.creation_timestamp),
-        phase=sys.intern(status.phase or ""),
+        phase=shared(status.phase or ""),
         labels=_shared_labels(labels),
         containers=_containers(spec.containers or (), status.container_statuses or ()),
         terminating=metadata.deletion_timestamp is not None,
@@ -205,8 +204,7 @@ def _selected(labels: _Labels) -> bool:
 
 
 def _shared(text: str | None) -> str | None:
-    """Ten thousand Pods repeat few ids; interned, each is held once, for as long as a Pod has it."""
-    return None if text is None else sys.intern(text)
+    return None if text is None else shared(text)
 
 
 def _shared_labels(labels: _Labels) -> Labels:
@@ -231,11 +229,11 @@ def _containers(specified: Iterable[_Container], statuses: Iterable[_ContainerSt
 @lru_cache(maxsize=1024)
 def _none_ended(names: tuple[str, ...]) -> tuple[Container, ...]:
     """Nearly all Pods that run look the same here: they share one tuple."""
-    return tuple(Container(sys.intern(name)) for name in names)
+    return tuple(Container(shared(name)) for name in names)
 
 
 def _ended(name: str, how: _Terminated) -> Container:
-    return Container(sys.intern(name), True, how.exit_code, _seconds(how.finished_at))
+    return Container(shared(name), True, how.exit_code, _seconds(how.finished_at))
 
 
 def _seconds(time: str | None) -> float | None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from healer.cluster import Malformed, decode_pod, quantity
 from healer.cluster.pods import decode_page
-from healer.model import Container, Labels
+from healer.model import Container, Labels, shared
 from tests.lab.pods import executor_pod, job_pod, kpo_pod
 from tests.unit.cluster_server import page, raw_pod
 
@@ -250,3 +250,15 @@ class TestRealBodies:
         body = executor_pod(dag_id="etl", task_id="load", run_id="r")
         body["metadata"]["uid"] = "u"
         assert both(body).labels.dag_id == "etl"
+
+
+def test_equal_ids_are_held_once() -> None:
+    """Of ten thousand Pods of one run, decoded one by one."""
+    first, second = ("".join(("run", "-", "1")) for _ in range(2))
+    assert shared(first) is shared(second)
+
+
+def test_no_memory_grows_with_each_new_run() -> None:
+    for number in range(5000):
+        shared(f"run {number}")
+    assert shared.cache_info().currsize <= 2048
