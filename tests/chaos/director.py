@@ -39,6 +39,9 @@ OVERTIME: Final = 1.6
 AT_ONCE: Final = 12
 PATIENCE: Final = 240.0
 
+AT_MOST: Final = 3.0
+"""How many times the wanted runs there are when it is to take a certain time."""
+
 LATE: Final = 1.5
 """Overdue events of one kind at which no more runs are started until the weather has caught up."""
 
@@ -115,12 +118,14 @@ class Director:
     # Counting
 
     def counts(self, *, fresh: bool = False) -> dict[str, int]:
-        """What has happened so far of what the quotas ask for; at most two seconds old."""
+        """What has happened so far of what the quotas ask for; some seconds old unless it is to be fresh."""
         with self._lock:
-            at, counts = self._counts
-            if fresh or time.monotonic() - at > 2:
+            due, counts = self._counts
+            began = time.monotonic()
+            if fresh or began >= due:
                 counts = self._count()
-                self._counts = time.monotonic(), counts
+                took = time.monotonic() - began
+                self._counts = began + max(2, 20 * took), counts
             return counts
 
     def _count(self) -> dict[str, int]:
@@ -206,7 +211,14 @@ class Director:
                 self._stop.wait(1)
 
     def _too_fast(self) -> bool:
-        """Whether the runs that go on wait for something (a scheduler, a timeout), or the weather can't keep up."""
+        """Whether the runs that go on wait for something (a scheduler, a timeout), or the weather can't keep up.
+
+        Where a duration is asked for, the runs are spread over it, at most a few times as many as are asked for.
+        """
+        if self.plan.minutes:
+            elapsed = (time.monotonic() - self._started) / (self.plan.minutes * 60)
+            if self._size > AT_MOST * self.plan.runs * elapsed + self.plan.at_once:
+                return True
         late = max(self._behind(kind) for kind in WEATHER)
         return len(self._active) >= self.plan.at_once * 2 or late > LATE
 
