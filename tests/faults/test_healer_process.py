@@ -104,6 +104,7 @@ def test_a_signal_at_every_step(scene: Scene, tmp_path: Path, number: signal.Sig
         while not lives.live(number, at).told:
             at += STRIDE
         lives.live(signal.SIGTERM, 10 * at)
+    print(f"{number.name} at {len(range(first, at + 1, STRIDE))} of {at} steps")
     assert at > 10, "a life has more steps than that"
     for orphan in lives.orphans:
         assert not orphan.there()
