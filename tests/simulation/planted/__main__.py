@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,6 +28,20 @@ def table(found: Sequence[Hunt]) -> Table:
     return shown
 
 
+def markdown(found: Sequence[Hunt]) -> str:
+    """Return the same for the docs."""
+    lines = [
+        "| bug | what it does | caught after | seed | shortest story | by |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for each in found:
+        caught = f"{each.histories:,} histories" if each.seed is not None else f"**not in {each.histories:,}**"
+        events = f"{each.events} events" if each.seed is not None else ""
+        seed = "" if each.seed is None else each.seed
+        lines.append(f"| {each.name} | {BUGS[each.name].words} | {caught} | {seed} | {events} | {each.violation} |")
+    return "\n".join(lines) + "\n"
+
+
 def record(found: Sequence[Hunt]) -> None:
     """Keep the seeds that caught a bug."""
     seeds = known_seeds() | {each.name: each.seed for each in found if each.seed is not None}
@@ -40,6 +55,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the first history")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", nargs="*", default=[], help="names of bugs")
+    parser.add_argument("--report", type=Path, help="write the table to this file too, as Markdown")
     parser.add_argument("--record", action="store_true", help="keep the seeds for the quick tests")
     options = parser.parse_args()
     console = Console()
@@ -54,6 +70,8 @@ def main() -> int:
     found.sort(key=lambda each: list(BUGS).index(each.name))
     console.print(table(found))
     escaped = [each.name for each in found if each.seed is None]
+    if options.report:
+        options.report.write_text(markdown(found))
     if options.record:
         record(found)
     unplanted = control(sorted({each.seed for each in found if each.seed is not None}))
