@@ -162,9 +162,7 @@ def _persist(world: World, task: Task, choice: float) -> str:
     return "its worker writes down its Pod"
 
 
-@move(
-    "defer", "task", 3, lambda w, t: t.setup.deferrable and _works(w, t, "watching") and not _pod_over(w, t), "running"
-)
+@move("defer", "task", 3, lambda w, t: t.setup.deferrable and _works(w, t, "watching"), "running")
 def _defer(world: World, task: Task, choice: float) -> str:
     _holder(task).stage = "deferred"
     task.move("deferred", world.airflow_time)

@@ -1,0 +1,96 @@
+"""The models hold possible what real task instances did (recorded in the chaos runs), and not what none can do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.simulation.traces import accepts, load
+
+pytestmark = pytest.mark.slow
+
+PLAIN = "none 0, scheduled 1, queued 1, running 1, +a 1, a Running, a Succeeded, a deleted kpo, success 1"
+TWINS = (
+    "none 0, scheduled 1, queued 1, running 1, +a 1, a Running, up_for_retry 1, a Succeeded, scheduled 2, queued 2, "
+    "running 2, +b 2, b Running, a checked, a deleted kpo, b Succeeded, b deleted kpo, success 2"
+)
+TWIN_HEALED = (
+    "none 0, scheduled 1, queued 1, running 1, +a 1, a Running, up_for_retry 1, scheduled 2, queued 2, running 2, "
+    "+b 2, b Running, deferred 2, a deleted healer, b Succeeded, scheduled 2, queued 2, running 2, "
+    "b deleted kpo, success 2"
+)
+OVER_BEFORE_DEFERRED = "none 0, scheduled 1, queued 1, running 1, +a 1, a Running, a Succeeded, deferred 1"
+FAILED_WHILE_CREATING = "none 0, scheduled 1, queued 1, running 1, failed 1, +a 1, a Running, a deleted healer"
+DEFERRABLE = {"deferrable": True}
+NO_REATTACH = {"durable": False}
+
+
+def history(text: str, **header: Any) -> list[dict[str, Any]]:
+    """Write a history out."""
+    return [{"kind": "trace", "retries": 2, "on_finish": "delete_pod", **header}, *map(_event, text.split(", "))]
+
+
+def _event(words: str) -> dict[str, Any]:
+    subject, what, *by = words.split()
+    if subject.startswith("+"):
+        return {"at": 0, "kind": "pod-created", "pod": subject[1:], "try": int(what)}
+    if what.isdigit():
+        return {"at": 0, "kind": "task-state", "state": None if subject == "none" else subject, "try": int(what)}
+    if what == "deleted":
+        return {"at": 0, "kind": "pod-deleted", "pod": subject, "by": by[0]}
+    if what == "adopted":
+        return {"at": 0, "kind": "pod-adopted", "pod": subject, "try": int(by[0])}
+    return {"at": 0, "pod": subject} | ({"kind": "pod-checked"} if what == "checked" else _phase(what))
+
+
+def _phase(what: str) -> dict[str, Any]:
+    return {"kind": "pod-phase", "phase": what}
+
+
+def _possible() -> Iterator[Any]:
+    yield pytest.param(history(PLAIN, deferrable=False), id="plain")
+    yield pytest.param(history(PLAIN), id="nothing known of the task")
+    yield pytest.param(history(TWINS, deferrable=False, **NO_REATTACH), id="a twin marked and deleted")
+    yield pytest.param(history(TWIN_HEALED, **DEFERRABLE, **NO_REATTACH), id="a twin healed")
+    yield pytest.param(history(OVER_BEFORE_DEFERRED, **DEFERRABLE), id="over before it is deferred")
+    yield pytest.param(history(FAILED_WHILE_CREATING, deferrable=False), id="failed while it creates its Pod")
+
+
+@pytest.mark.parametrize("trace", list(_possible()))
+def test_what_happened_is_possible(trace: list[dict[str, Any]]) -> None:
+    assert accepts(trace) is None
+
+
+BEGUN = "none 0, scheduled 1, queued 1, running 1, +a 1, a Running"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "none 0, running 1",
+        "none 0, scheduled 1, +a 1",
+        "none 0, scheduled 1, queued 1, running 1, +a 2",
+        f"{BEGUN}, success 1, running 1",
+        f"{BEGUN}, up_for_retry 1, scheduled 3",
+        f"{BEGUN}, up_for_retry 1, scheduled 2, queued 2, a deleted healer, running 2, a adopted 7",
+    ],
+)
+def test_what_can_not_happen_is_refused(text: str) -> None:
+    assert accepts(history(text, deferrable=False)) is not None
+
+
+def test_the_refusal_names_the_event() -> None:
+    assert accepts(history("none 0, running 1", deferrable=False)) == (
+        'event 2 is not possible: {"kind": "task-state", "state": "running", "try": 1}; '
+        "before it the models had none at try 0"
+    )
+
+
+def test_a_file_is_read_line_by_line(tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    file.write_text("".join(json.dumps(event) + "\n" for event in history(PLAIN)))
+    assert accepts(load(file)) is None
