@@ -1,8 +1,8 @@
 """Quarantine: nobody is acted on at first sight.
 
 A Pod whose reason acts becomes a suspect. It is due when its patience is over and it was seen `sightings` times as the
-very same case: same Pod uid, reason, task instance id, try and state. Any change starts the patience over. An answer
-that knows nothing is no sighting and no change; the suspect then waits until it is seen again.
+very same case: same Pod uid, reason, task instance id, try, state and end. Any change starts the patience over. An
+answer that knows nothing is no sighting and no change; the suspect then waits until it is seen again.
 
 Grace and sightings run on our monotonic clock; retention and Pod age compare what Kubernetes wrote with the API
 server's clock. Our wall clock is never asked.
@@ -29,7 +29,7 @@ ABSENT = frozenset({Reason.TASK_REMOVED, Reason.RUN_DELETED})
 _BLURRED = -math.inf
 """`next_look` of a suspect whose last answer knew nothing, or whose Pod became another case since."""
 
-Signature = tuple[Reason, str | None, int | None, object]
+Signature = tuple[Reason, str | None, int | None, object, float | None]
 
 
 class Now(Struct, frozen=True):
@@ -84,11 +84,14 @@ class Suspect(Struct, frozen=True):
 
 
 def signature(finding: Finding) -> Signature:
-    """What makes two findings the same case. The id changes at each retry and clear."""
+    """What makes two findings the same case. The id changes at each retry and clear.
+
+    Out of a backup comes an id of the past, and the task instance may end in the same state once more, at another time.
+    """
     task = finding.task
     if task is None:
-        return finding.reason, None, None, None
-    return finding.reason, task.id, task.try_number, task.state
+        return finding.reason, None, None, None, None
+    return finding.reason, task.id, task.try_number, task.state, task.end_date
 
 
 def outcome(pod: Pod, base: str) -> Outcome:

@@ -95,6 +95,7 @@ CHANGES = [
     pytest.param(a_finding(id="id-2"), id="task instance id"),
     pytest.param(a_finding(try_number=2), id="try"),
     pytest.param(Finding(Reason.ORPHANED, "because", ended("success")), id="state"),
+    pytest.param(a_finding(end_date=1.0), id="end, after a backup was restored"),
     pytest.param(Finding(Reason.RUN_DELETED, "gone", None), id="no row any more"),
 ]
 
@@ -120,7 +121,7 @@ def test_another_uid_is_another_suspect() -> None:
 def test_what_only_the_detail_says_changes_nothing() -> None:
     watched = Watched()
     watched.look(Finding(Reason.ORPHANED, "one", ended("failed")))
-    watched.look(Finding(Reason.ORPHANED, "two", ended("failed", end_date=1.0)), after=30)
+    watched.look(Finding(Reason.ORPHANED, "two", ended("failed", namespace="airflow")), after=30)
     assert watched.suspect.sightings == 2
     assert watched.suspect.finding.detail == "two"
 
