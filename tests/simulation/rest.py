@@ -125,7 +125,7 @@ class RestSeam:
         answers = self._ask(self._airflow.ask_each, pods)
         self._wire.confirming = ()
         for uid, answer in answers.items():
-            self.notes.asked(uid, answer.sent + shift, max(lag, self.faults.lag))
+            self.notes.asked(uid, self._wire.sent_of(answer) + shift, max(lag, self.faults.lag))
         self.hook("answered", pods)
         return answers
 
@@ -138,7 +138,7 @@ class RestSeam:
 
     def _ask(self, question: Callable[[Sequence[Pod]], dict[str, Answer]], pods: Sequence[Pod]) -> dict[str, Answer]:
         _TIME.asking = self
-        self._wire.reads.clear()
+        self._wire.begin()
         self.seen[self.faults.mode or "clear"] += 1
         try:
             answers = question(pods)
@@ -171,8 +171,14 @@ class Wire:
     def __init__(self, seam: RestSeam, api: Api) -> None:
         self._seam, self._api = seam, api
         self.confirming: Sequence[Pod] = ()
-        self.reads: dict[tuple[str, int], float] = {}
+        self._reads: dict[tuple[str, int], tuple[float, float]] = {}
+        self._proof: float | None = None
         self._last = 0.0
+
+    def begin(self) -> None:
+        """A question begins: nothing is read yet."""
+        self._reads.clear()
+        self._proof = None
 
     def send(self, request: Request, token: str | None) -> Raw:
         """Answer as the transport does, or raise NoAnswerError."""
@@ -180,7 +186,7 @@ class Wire:
         sent = seam.clock()
         seam.wait(seam.latency() / 2)
         status, body = self._api.answer(request, seam.server_time())
-        self._note(request, body, seam.server_time())
+        self._note(request.call, body, sent, seam.server_time())
         if self.confirming and request.call in {"task-instance", "list"}:
             pods, self.confirming = self.confirming, ()
             seam.hook("asked", pods)
@@ -189,19 +195,29 @@ class Wire:
             raise NoAnswerError("Airflow can't be reached", Reach.SERVER, "refused")
         return Raw(status, _encoded(body), sent, json=not isinstance(body, str), location="", date=None)
 
-    def _note(self, request: Request, body: Any, read: float) -> None:
-        """Remember when each task instance was read."""
+    def _note(self, call: str, body: Any, sent: float, read: float) -> None:
+        """Remember of each task instance when it was asked for last, and read."""
         self._last = read
+        if call == "dag" and self._proof is None:
+            self._proof = sent
         rows = body.get("task_instances", [body]) if isinstance(body, Mapping) else []
         for row in rows:
             if "task_id" in row and "map_index" in row:
-                self.reads[row["task_id"], row["map_index"]] = read
+                self._reads[row["task_id"], row["map_index"]] = sent, read
+
+    def _of(self, answer: Answer) -> tuple[float, float]:
+        nothing = answer.sent if self._proof is None else self._proof, self._last
+        if not isinstance(answer, Known):
+            return nothing
+        return self._reads.get((answer.task.task_id, answer.task.map_index), nothing)
+
+    def sent_of(self, answer: Answer) -> float:
+        """Return when the question was sent, whatever the healer says: for an absence, the first of its proofs."""
+        return self._of(answer)[0]
 
     def read_of(self, answer: Answer) -> float:
         """Return when what is answered was read from the database."""
-        if isinstance(answer, Known):
-            return self.reads.get((answer.task.task_id, answer.task.map_index), self._last)
-        return self._last
+        return self._of(answer)[1]
 
 
 def _encoded(body: Any) -> bytes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from tests.simulation.planted.bugs import bug
 
-_COUNTED = "        self._count_condemned()\n        self._heal(set(unreadable))\n"
-
 BUGS = (
     bug(
         "no grace",
@@ -17,8 +15,8 @@ BUGS = (
         "patience goes on although the task instance was cleared or tried again in between",
         (
             "suspects",
-            "return finding.reason, task.id, task.try_number, task.state",
-            "return finding.reason, None, None, None",
+            "return finding.reason, task.id, task.try_number, task.state, task.end_date",
+            "return finding.reason, None, None, None, None",
         ),
     ),
     bug(
@@ -85,8 +83,8 @@ BUGS = (
         ),
         (
             "suspects",
-            "return finding.reason, task.id, task.try_number, task.state",
-            "return finding.reason, None, None, task.state",
+            "return finding.reason, task.id, task.try_number, task.state, task.end_date",
+            "return finding.reason, None, None, task.state, None",
         ),
     ),
     bug(
@@ -99,8 +97,8 @@ BUGS = (
         ),
         (
             "suspects",
-            "return finding.reason, task.id, task.try_number, task.state",
-            "return finding.reason, None, None, task.state",
+            "return finding.reason, task.id, task.try_number, task.state, task.end_date",
+            "return finding.reason, None, None, task.state, None",
         ),
     ),
     bug(
@@ -129,8 +127,12 @@ BUGS = (
     ),
     bug(
         "breaker counts after the deletion",
-        "how many are condemned is counted when the deletions are done",
-        ("reconcile.reconciler", _COUNTED, "        self._heal(set(unreadable))\n        self._count_condemned()\n"),
+        "what the half-open breaker lets through is counted when a slice is done, and so the whole slice passes",
+        (
+            "reconcile.healing",
+            "            if suspect.active and allowance is not None:\n                allowance -= 1\n",
+            "",
+        ),
     ),
     bug(
         "breaker counts the ripe",
