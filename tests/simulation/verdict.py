@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from healer.model import Pod
-from tests.simulation.airflow import Kpo, Task, Worker, is_over
+from tests.simulation.airflow import RUN_ID, Kpo, Task, Worker, is_over
 from tests.simulation.cluster import NAMESPACES, Server
 
 HELD = frozenset({"running", "deferred"})
@@ -178,7 +178,8 @@ class Verdict:
             return None
         task = self._tasks[number]
         if not task.exists:
-            return "run-deleted"
+            # A label that only a list of runs can explain says nothing once its run is no more.
+            return "run-deleted" if task.run_id == RUN_ID else None
         if task.state == "removed" and not pod.checked:
             return "task-removed"
         if pod.checked:
