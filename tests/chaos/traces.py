@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 from tests.chaos.audit_tail import AuditTail
 from tests.chaos.recorder import Key, Picture, PodStory
 from tests.chaos.verdict import adoptions
+from tests.simulation.traces import accepts, load
 
 Json = Any
 
@@ -92,29 +94,26 @@ def _of_pod(pod: PodStory, audit: AuditTail) -> Iterator[Json]:
         yield {"at": pod.gone, "kind": "pod-deleted", "pod": pod.uid, "by": "other"}
 
 
-def _model() -> Callable[[Iterable[Json]], str | None] | None:
-    """What tells whether the simulation's model holds a history possible; None where there is no such module."""
-    try:
-        module = importlib.import_module("tests.simulation.traces")
-    except ModuleNotFoundError:
-        return None
-    accepts: Callable[[Iterable[Json]], str | None] = module.accepts
-    return accepts
-
-
-def refused(picture: Picture, audit: AuditTail, folder: Path) -> tuple[int, dict[Key, str]]:
-    """How many histories the model was asked about, and why it held some of them impossible; all are written down."""
-    accepts = _model()
+def write(picture: Picture, audit: AuditTail, folder: Path) -> dict[Path, Key]:
+    """Writes each history into a file of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    said: dict[Key, str] = {}
-    keys = [key for key in picture.pods_of if key in picture.tasks]
     numbers: Counter[str] = Counter()
-    for key in keys:
-        events = trace(picture, audit, key)
+    files = {}
+    for key in [key for key in picture.pods_of if key in picture.tasks]:
         numbers[key.dag] += 1
         file = folder / f"{key.dag}-{numbers[key.dag]:04}.jsonl"
-        file.write_text("".join(json.dumps(event) + "\n" for event in events))
-        why = accepts(events) if accepts is not None else None
-        if why is not None:
-            said[key] = f"{file.name}: {why}"
-    return (len(keys) if accepts is not None else 0), said
+        file.write_text("".join(json.dumps(event) + "\n" for event in trace(picture, audit, key)))
+        files[file] = key
+    return files
+
+
+def refused(files: Mapping[Path, Key]) -> dict[Key, str]:
+    """Why the model holds some of these histories impossible. Asked on all processors: some take it many seconds."""
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        answers = pool.map(ask, files)
+        return {key: f"{file.name}: {why}" for (file, key), why in zip(files.items(), answers, strict=True) if why}
+
+
+def ask(file: Path) -> str | None:
+    """Why the model holds this history impossible; None when it does not."""
+    return accepts(load(file))
