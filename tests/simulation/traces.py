@@ -79,6 +79,22 @@ class Sign(NamedTuple):
     what: Any = None
 
 
+class Choice(float):
+    """Tells whether a move looked at it: most have one variant only."""
+
+    asked = False
+
+    def __lt__(self, other: float) -> bool:
+        """Moves choose by `choice < share`."""
+        self.asked = True
+        return float(self) < other
+
+    def __mul__(self, other: float) -> float:
+        """Or by a place in a list."""
+        self.asked = True
+        return float(self) * other
+
+
 class At(NamedTuple):
     """A worker, as far as it matters for what comes."""
 
