@@ -64,8 +64,8 @@ MOST_OWED = 1
 SOON = 8
 """Within how many events they must be recorded then."""
 
-HIDDEN = 5
-"""How many moves in a row may show nothing that is recorded at once."""
+HIDDEN = 4
+"""How many moves in a row explain one event, the one that shows it included."""
 
 MOST = 4000
 """How many explanations are followed at a time."""
@@ -202,9 +202,21 @@ class Bench(World):
             task.exists,
             names.get(task.stored or "", before.stored if task.stored else -1),
             _at(task.holder, order) if task.holder else None,
-            frozenset(_at(zombie, order) for zombie in task.zombies),
+            frozenset(self._doomed(zombie, order) for zombie in task.zombies if self._matters(zombie)),
             tuple(self._thing(uid, before, number) for uid, number in order.items()),
         )
+
+    def _matters(self, zombie: Worker) -> bool:
+        """Whether it may still do something that is seen: create a Pod, or delete its own."""
+        pod = self.server.pods.get(zombie.pod or "")
+        return zombie.stage == "search" or (pod is not None and not pod.terminating)
+
+    @staticmethod
+    def _doomed(zombie: Worker, order: Mapping[str, int]) -> At:
+        """Leave out what makes no difference any more."""
+        if zombie.stage == "search":
+            return _at(zombie, order)
+        return At(0, "watching", order.get(zombie.pod or "", -1), failing=False, lost=False)
 
     def _thing(self, uid: str, before: State, number: int) -> Thing:
         pod = self.server.pods.get(uid)
@@ -307,8 +319,9 @@ class Follower:
         """Keep, or reach without being seen, what has this Pod in this try's hands."""
 
         def holds(guess: Guess) -> bool:
-            workers = (guess.state.holder, *guess.state.zombies)
-            return any(worker and (worker.pod, worker.number) == (pod, number) for worker in workers)
+            holder = guess.state.holder
+            held = holder is not None and (holder.pod, holder.number) == (pod, number)
+            return held or any(zombie.pod == pod for zombie in guess.state.zombies)
 
         return {each for each in self._reached(None) if holds(each[1])}
 
