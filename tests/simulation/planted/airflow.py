@@ -71,11 +71,6 @@ BUGS = (
         ),
     ),
     bug(
-        "twin not asked for",
-        "a label that looks hashed is taken for the id it was made from only, though it may be an id itself",
-        ("airflow.resolve", "return tuple(dict.fromkeys((label, *found))) if found else ()", "return found"),
-    ),
-    bug(
         "twin hidden by the state filter",
         "whether labels fit one task instance alone is concluded from those that have ended",
         (
@@ -124,11 +119,6 @@ BUGS = (
         ),
     ),
     bug(
-        "contradiction overlooked",
-        "of two rows of one task instance that contradict each other the last one counts",
-        ("airflow.harvest", "            self._twisted.add(ids)\n", "            pass\n"),
-    ),
-    bug(
         "another row is good too",
         "a single question believes whatever row comes back",
         (
@@ -137,11 +127,6 @@ BUGS = (
             "    if False:\n",
         ),
         ("rules", "    if not _fits(case.key, task):\n", "    if False:\n"),
-    ),
-    bug(
-        "identity remembered",
-        "the confirmation believes the identity that was read earlier",
-        ("airflow.identity", "if not fresh and kept is not None and", "if kept is not None and"),
     ),
     bug(
         "identity error is silence",
