@@ -119,6 +119,8 @@ class Task:
     zombies: list[Worker] = field(default_factory=list)
     retries: int = 1
     past: list[Snapshot] = field(default_factory=list)
+    revived: set[int] = field(default_factory=set)
+    idents: int = 1
 
     def __post_init__(self) -> None:
         """Compute the labels once: they are asked for again and again."""
@@ -209,6 +211,7 @@ class Task:
         then = self.at(clock)
         self.state, self.number, self.ident, self.start, self.end, self.stored, self.xcom, *exists = then.fields
         self.run_exists, self.dag_exists, self.row_exists = exists
+        self.revived.add(self.ident)
         stage, pod = then.held[:2] if then.held else ("search", None)
         if stage in {"deferred", "resuming"}:  # a trigger is in the database too, and takes up its Pod again
             self.holder = Worker(self.number, stage, pod)
@@ -218,7 +221,9 @@ class Task:
     def move(self, state: str | None, clock: float, *, anew: bool = False) -> None:
         """Go to a state. `anew`: the row gets another id, as at each retry and clear."""
         self.state = state
-        self.ident += anew
+        if anew:
+            self.idents += 1
+            self.ident = self.idents
         if state in {"success", "failed", "upstream_failed"}:
             self.end = clock
         elif state == "running":

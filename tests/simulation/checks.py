@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from healer.cluster import Proof
 from healer.cluster.transport import Request
@@ -25,6 +25,15 @@ PAST_CHECK = 1
 """DELETEs that a leader which was stopped after its last check may still send."""
 
 
+class Left(NamedTuple):
+    """A DELETE that left, and what its healer knew then: since when it decides, its looks at the Pod, Airflow's lag."""
+
+    proof: Proof
+    began: float
+    looks: int
+    lag: float
+
+
 class Violation(Exception):  # noqa: N818 - it is what the checks find, no error of the program
     """The healer did what it must never do, or did not do what it must."""
 
@@ -37,6 +46,7 @@ class Checks:
         self._sends: deque[float] = deque()
         self._checked = -math.inf
         self._overtaken = 0
+        self._left: dict[int, Left] = {}
         self.not_before = -math.inf
         """Until when the API server asked us to wait."""
         self._active = self._struck = 0
@@ -97,6 +107,7 @@ class Checks:
         self.check(sent <= (note.asked or 0.0) + 1e-6, pod, "the evidence is dated later than the question")
         self.check(world.time - waited - (note.asked or 0.0) <= FRESHNESS, pod, "the evidence is too old")
         note.asked = None
+        self._left[id(proof)] = Left(proof, self._replica.began, note.looks, note.lag)
         world.say(f"[{pod.uid}] {pod.name}", f"gets a DELETE as {proof.finding.reason.value}{self._replica.signed}")
         self._sends.append(world.time)
         while self._sends[0] <= world.time - 60:
@@ -117,13 +128,14 @@ class Checks:
         self.check(why is None, there, f"deleted although {why}")
         self.check(there.resource_version == pod.resource_version, there, "deleted although it changed since")
         why = world.verdict.never_of_airflow(there)
-        lag = self._replica.note(there.uid).lag
+        left = self._left[id(proof)]
+        lag = left.lag
         if why is not None:
             self._excuse(there, facts, sent, lag, why)
         elif facts.free_since >= sent - lag:  # in use for a moment, after Airflow was asked
             world.tally.windows += 1
         else:
-            self._check_patience(there, facts, proof)
+            self._check_patience(there, facts, left)
             self._check_breaker(there)
             world.tally.counts[f"healed: {proof.finding.reason.value}"] += 1
 
@@ -137,23 +149,27 @@ class Checks:
         else:
             self.check(False, pod, f"deleted although {why}, since {self._world.time - since:.1f} s")
 
-    def _check_patience(self, pod: Pod, facts: Facts, proof: Proof) -> None:
-        world, wanted, reason = self._world, self._world.wanted, proof.finding.reason
+    def _check_patience(self, pod: Pod, facts: Facts, left: Left) -> None:
+        world, wanted, reason = self._world, self._world.wanted, left.proof.finding.reason
         absent = reason in {Reason.TASK_REMOVED, Reason.RUN_DELETED}
         grace = wanted.absent_grace if absent else wanted.grace
-        since = max(facts.free_since, self._replica.began)
+        task = self._task(pod)
+        revived = task.ident in task.revived
+        since = max(facts.free_since, left.began)
         if reason is Reason.RUN_DELETED:  # a run that was there again for a while has no id to tell
-            since = max(facts.vanished_first, self._replica.began)
-        elif facts.twin_of_the_past:  # a database restored to the very row that was seen before
-            since = self._replica.began
+            since = max(facts.vanished_first, left.began)
+        elif revived:  # a database was restored: the very case that was seen before may come again unseen
+            since = left.began
             world.tally.counts["restored to the same row"] += 1
         free = world.time - since
+        if grace - world.most_lag <= free < grace:  # the first look was at a replica that lagged
+            world.tally.lagged += 1
+            return
         self.check(free >= grace, pod, f"free for {free:.0f} s only, the grace is {grace:.0f} s")
         age = max(world.time - facts.born, world.server.time - (pod.created or math.inf))  # by either clock
         self.check(age >= wanted.min_age - 1, pod, f"only {age:.0f} s old")
-        if reason is not Reason.RUN_DELETED and not facts.twin_of_the_past:
-            looks = self._replica.note(pod.uid).looks
-            self.check(looks > wanted.sightings, pod, f"only {looks} looks found it free")
+        if reason is not Reason.RUN_DELETED and not revived:
+            self.check(left.looks > wanted.sightings, pod, f"only {left.looks} looks found it free")
         if reason in {Reason.FINISHED, Reason.KEPT} and facts.done_at is not None:
             self._check_retention(pod, facts, kept=reason is Reason.KEPT)
 

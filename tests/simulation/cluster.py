@@ -57,7 +57,7 @@ class Facts:
     gone_at: float = math.inf
     stuck: bool = False
     vanished_first: float = math.inf
-    twin_of_the_past: bool = False
+    marked_by_user: bool = False
     key: Key | None = None
 
 

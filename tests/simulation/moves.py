@@ -495,6 +495,7 @@ def _unprotect(world: World, pod: Pod, choice: float) -> str:
 
 @move("user checks", "pod", 0.1, lambda w, p: not p.checked)
 def _user_checks(world: World, pod: Pod, choice: float) -> str:
+    world.server.facts[pod.uid].marked_by_user = True
     world.server.change(pod.uid, checked=True)
     return "is marked already_checked by a user"
 
@@ -571,6 +572,7 @@ def _quick(world: World, _: int, choice: float) -> str:
 @move("replica lags", "world", 0.9, lambda w, _: not w.faults.lag)
 def _lags(world: World, _: int, choice: float) -> str:
     world.faults.lag = 5.0 + 40.0 * choice
+    world.most_lag = max(world.most_lag, world.faults.lag)
     return f"Airflow answers from a replica that is {world.faults.lag:.0f} s late"
 
 
@@ -650,7 +652,6 @@ def _restored_database(world: World, _: int, choice: float) -> str:
     for task in world.tasks:
         world.doom(task)
         task.restore(then)
-    world.mark_twins()
     return f"Airflow's database is restored as it was {world.time - then:.0f} s ago"
 
 

@@ -95,13 +95,18 @@ class Verdict:
 
     def never_of_airflow(self, pod: Pod) -> str | None:
         """Return why Airflow's truth says that it must not be deleted: it is in use, may be, or is not known."""
+        number = self._server.facts[pod.uid].task
+        if number is not None and not self._tasks[number].exists and self._server.facts[pod.uid].key is not None:
+            return self._never_unknown(self._tasks[number])
+        return self.never_if_known(pod)
+
+    def never_if_known(self, pod: Pod) -> str | None:
+        """Return the same, as if Airflow still had what it lost: a row, a run, a DAG."""
         facts = self._server.facts[pod.uid]
         number, key = facts.task, facts.key
         if number is None or key is None:
             return "no task instance made it"
         task = self._tasks[number]
-        if not task.exists:
-            return self._never_unknown(task)
         if any(other is not task and other.exists and other.face == task.face for other in self._tasks):
             return "its labels fit two task instances"
         return self._never_known(pod, task, key.try_number)
@@ -154,7 +159,8 @@ class Verdict:
         return bool({name for name in (task.stored, task.xcom) if name}) and not self._named(pod, task)
 
     def _held_by_later(self, pod: Pod, task: Task, holder: Worker | None) -> str | None:
-        if holder is not None and holder.pod == pod.uid and (not pod.checked or holder.stage != "ending"):
+        given_up = pod.checked and (self._server.facts[pod.uid].marked_by_user or (holder and holder.stage == "ending"))
+        if holder is not None and holder.pod == pod.uid and not given_up:
             return "a later try has adopted it"
         if pod.checked:
             return None
@@ -185,7 +191,8 @@ class Verdict:
         if pod.checked:
             reason = self._expected_checked(pod, task)
         elif task.ended:
-            reason = self._expected_ended(pod, task)
+            # After a restore the healer may go on keeping a copy of what Airflow once named: safe, until it restarts.
+            reason = None if task.ident in task.revived else self._expected_ended(pod, task)
         else:
             reason = self._expected_superseded(pod, task, key.try_number)
         return reason if reason in self._wanted.deletes else None

@@ -159,6 +159,7 @@ class World:
         self.lease = LeaseObject()
         self.wires: list[Wire] = []
         self.passes = 0
+        self.most_lag = 0.0
         self.replicas: list[Replica] = []
         self._faces: list[Any] = [None] * len(self.tasks)
         self.refresh()
@@ -279,8 +280,10 @@ class World:
             facts.vanished_first = now
         if why is not None:
             facts.used_since = now if facts.used_since is None else facts.used_since
+            if vanished and facts.free_since == math.inf and self.verdict.never_if_known(pod) is None:
+                facts.free_since = now
             if not vanished and not why.startswith(POLICY):  # neither of the two is a use
-                facts.free_since, facts.twin_of_the_past = math.inf, False
+                facts.free_since = math.inf
                 for replica in self.replicas:
                     replica.note(pod.uid).looks = 0
         else:
@@ -303,13 +306,6 @@ class World:
     def doom(self, task: Task) -> None:
         """Let the worker learn, within a while, that its task instance is not its own any more."""
         self.retire(task)
-
-    def mark_twins(self) -> None:
-        """Note of all Pods that are free now that their task instance may look as it did long ago."""
-        self.refresh()
-        for uid in self.server.pods:
-            facts = self.server.facts[uid]
-            facts.twin_of_the_past = facts.free_since < math.inf
 
     # --- in the middle of requests, and the checks --------------------------------------------------------------------
 
