@@ -46,6 +46,8 @@ STOP_TIMEOUT = 10.0
 DYING = 7.0
 """Seconds that kopf gets to end once it has died; it takes five."""
 BURY_AGAIN = 1.0
+CLOSING = 0.25
+"""Seconds that aiohttp's documentation gives connections to close before their loop does."""
 
 _log = logging.getLogger(__name__)
 
@@ -319,6 +321,8 @@ class Watch:
             # kopf closes its sessions when it is stopped, and leaves them open when it dies.
             for session in list(self._sessions):
                 await session.close()
+            # What was cancelled in the middle of a TLS handshake is closed a few turns of the loop later.
+            await asyncio.sleep(CLOSING)
 
     async def _dying(self, **_: Any) -> None:
         """Hear from kopf that it ends, and see to it that it does.
