@@ -116,7 +116,7 @@ def test_beside_a_busy_airflow(cluster: Cluster, airflow: Airflow, tmp_path: Pat
         assert deleted == {run for run, kind in crowd.ended.items() if kind.leaves}
         asked = [event for event in cluster.audit(world.mark, user=USER) if event.namespace == world.namespace]
         assert {event.verb for event in asked if event.resource == "pods"} <= {"get", "list", "watch", "delete"}
-        assert {event.resource for event in asked} == {"pods", "events"}
+        assert {event.resource for event in asked} == {"pods", "events", "leases"}
         assert [line for line in healer.lines() if line["level"] in {"error", "critical"}] == []
 
 
