@@ -80,12 +80,13 @@ def set_up(story: Story) -> None:
 
 
 def fail(run: str) -> Fault:
-    """An answer of yesterday's database: this run's tasks have failed."""
+    """An answer of yesterday's database: this run's tasks have failed, once."""
+    ended = dt.datetime.now(dt.UTC).isoformat()
 
     def change(body: Json) -> None:
         for row in body.get("task_instances", [body]):
             if row.get("dag_run_id") == run and "state" in row:
-                row |= {"state": "failed", "end_date": dt.datetime.now(dt.UTC).isoformat()}
+                row |= {"state": "failed", "end_date": ended}
 
     return edit_json(change)
 
