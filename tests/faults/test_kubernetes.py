@@ -67,6 +67,15 @@ def unreadable(healer: Running, namespace: str) -> None:
     )
 
 
+def blind(healer: Running, namespace: str) -> None:
+    """Waits until the healer can't read a namespace, or has lost its Lease by the same fault and does not try."""
+    wait_for(
+        lambda: healer.metric("leader") == 0 or healer.metric("namespace_readable", namespace=namespace) == 0,
+        timeout=PATIENCE,
+        what="an unreadable namespace or a lost Lease",
+    )
+
+
 LOOKS: dict[str, Fault] = {
     "reset": faults.reset,
     "silent": faults.silence,
@@ -326,7 +335,7 @@ def test_etcd_restarts(scene: Scene, healer: Running) -> None:
     cluster = scene.world.cluster
     cluster.etcd.kill()
     try:
-        unreadable(healer, scene.world.namespace)
+        blind(healer, scene.world.namespace)
         orphan = scene.end()
         goal = len(scene.proxy.passed) + 5
         wait_for(lambda: len(scene.proxy.passed) >= goal, timeout=PATIENCE, what="requests without an answer")
