@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from healer.cluster import Proof
 from healer.cluster.transport import Request
 from healer.model import Pod, Reason
+from healer.rules import DEFAULT_BASE
 from tests.simulation.airflow import Task
 from tests.simulation.verdict import ended_for_good, succeeded
 
@@ -56,13 +57,19 @@ class Checks:
     def begin_pass(self, picture: Sequence[Pod]) -> None:
         """Count the Pods that work, and how many of these this healer has found to be orphans, before any deletion."""
         world = self._world
-        active = [pod for pod in picture if not pod.terminating and not ended_for_good(pod, self._task(pod))]
-        self._active, self._struck = len(active), 0
+        there = [pod for pod in picture if not pod.terminating]
+        active = [pod for pod in there if not ended_for_good(pod, self._task(pod))]
+        # Until Airflow was asked about it, a Pod whose base container has another name works while its phase says so.
+        counted = [pod for pod in there if pod in active or self._may_count(pod)]
+        self._active, self._struck = len(counted), 0
         condemned = sum(self._is_condemned(pod) for pod in active)
         wanted = world.wanted
-        tripped = condemned >= wanted.min_count and condemned > wanted.max_share * len(active)
+        tripped = condemned >= wanted.min_count and condemned > wanted.max_share * len(counted)
         if tripped is not self._tripped:
             self._tripped, self._struck_while = tripped, []
+
+    def _may_count(self, pod: Pod) -> bool:
+        return self._task(pod).setup.base != DEFAULT_BASE and pod.phase not in {"Succeeded", "Failed"}
 
     def _is_condemned(self, pod: Pod) -> bool:
         there = self._world.server.pods.get(pod.uid)
