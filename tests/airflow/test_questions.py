@@ -321,7 +321,7 @@ def test_identity_without_a_state_store(airflow_of: Callable[[str], Airflow], ve
 
 def test_one_row_that_makes_the_page_a_500(airflow_api: Airflow, dag: str) -> None:
     lab = airflow_api
-    tasks = [*(Task(f"t{i}") for i in range(20)), Task("poison")]
+    tasks = [*(Task(f"t{i}") for i in range(99)), Task("poison")]
     lab.seed([Dag(dag, runs=[Run("r", tasks=tasks)])])
     lab.sql("update task_instance set context_carrier = '{}' where dag_id = ? and task_id = 'poison'", dag)
     pods = [pod(dag, task.task_id, "r") for task in tasks]
@@ -330,7 +330,8 @@ def test_one_row_that_makes_the_page_a_500(airflow_api: Airflow, dag: str) -> No
     assert [task.task_id for task, p in zip(tasks, pods, strict=True) if isinstance(answers[p.uid], Unknown)] == [
         "poison"
     ]
-    assert used(calls)["list"] <= 12
+    # Halving needs 2 log2(100) of them; a busy server may fail once or twice more for reasons of its own.
+    assert used(calls)["list"] <= 30
 
 
 def test_a_quiet_pass_over_more_than_200_live_runs(airflow_api: Airflow, dag: str) -> None:
