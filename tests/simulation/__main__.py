@@ -49,6 +49,8 @@ def _walked(first: int, number: int, processes: int) -> Total:
     started = told
     for part in _batches(first, number, processes):
         total.merge(part)
+        for seed in sorted(part.failed):
+            print(f"a violation: replay it with --story --seed {seed}", file=sys.stderr, flush=True)
         now = time.monotonic()
         total.seconds = now - started
         if now - told > PULSE:
