@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Protocol
 
 import structlog
@@ -36,8 +37,6 @@ RELEASED_FOR = timedelta(hours=1)
 
 ATTEMPTS = 3
 """How often a Lease that somebody else just wrote to is read and written again, where that is worth it."""
-
-_GONE, _CONFLICT = 404, 409
 
 log = structlog.get_logger(__name__)
 
@@ -137,11 +136,11 @@ class Elector:
                 self._attempt()
             except ClusterError as error:
                 self._written = None
-                if error.status == _CONFLICT and self._seen is None:
+                if error.status == HTTPStatus.CONFLICT and self._seen is None:
                     # There is one, though we have not seen it yet: should it be deleted now, its holder won't know.
                     self._seen, self._transitions = Lease(holder="not known"), self._transitions or 0
                 # A leader does not read before it writes. Who was faster may just have lifted a breaker: look now.
-                if blindly and error.status in {_GONE, _CONFLICT}:
+                if blindly and error.status in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
                     continue
                 self._failed(error)
                 break
@@ -157,7 +156,7 @@ class Elector:
                 self._give_away()
             except ClusterError as error:
                 self._written = None
-                if error.status != _CONFLICT:
+                if error.status != HTTPStatus.CONFLICT:
                     log.info("the Lease could not be given away: it runs out by itself", why=str(error))
                     return
             else:
@@ -237,7 +236,7 @@ class Elector:
 
     def _failed(self, error: ClusterError) -> None:
         """Tell once what keeps us from the Lease. That somebody else was faster is no trouble."""
-        if error.status == _CONFLICT or str(error) == self._trouble:
+        if error.status == HTTPStatus.CONFLICT or str(error) == self._trouble:
             return
         self._trouble = str(error)
         log.warning("the Lease can't be acquired or renewed; without it nothing is done", why=self._trouble)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from http import HTTPStatus
 
 from healer.clock import steady
 from healer.cluster import Busy, Cluster, ClusterError, LeaseClient, Malformed, Unreachable
@@ -110,7 +111,7 @@ def _release(leases: LeaseClient, cluster: Cluster, airflow: str, where: str) ->
             leases.replace(changed)
         except ClusterError as error:
             # The leader renews all the time: the Lease is read again.
-            if error.status != 409 or attempt == ATTEMPTS:
+            if error.status != HTTPStatus.CONFLICT or attempt == ATTEMPTS:
                 raise
         else:
             return until

@@ -4,7 +4,7 @@ from healer.cluster.answers import grant
 from healer.cluster.client import Cluster, Listing, connect
 from healer.cluster.connection import Connection
 from healer.cluster.deletes import Outcome, Proof, Result, Right, sole_replica
-from healer.cluster.errors import Busy, ClusterError, Conflict, ConnectError, Gone, Malformed, Refused, Unreachable
+from healer.cluster.errors import Busy, ClusterError, ConnectError, Gone, Malformed, Refused, Unreachable
 from healer.cluster.events import Posted
 from healer.cluster.leases import Lease, LeaseClient
 from healer.cluster.pods import decode_pod, quantity
@@ -13,7 +13,6 @@ __all__ = [
     "Busy",
     "Cluster",
     "ClusterError",
-    "Conflict",
     "ConnectError",
     "Connection",
     "Gone",

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from healer.cluster.errors import Busy, ClusterError, Conflict, Gone, Malformed, Refused
+from healer.cluster.errors import Busy, ClusterError, Gone, Malformed, Refused
 from healer.cluster.transport import Reply
 
 
@@ -25,29 +25,30 @@ def good(reply: Reply, doing: str, right: tuple[str, str, str]) -> bytes:
     """Return the body of a 2xx answer, else raise what its status means."""
     if 200 <= reply.status < 300:
         return reply.body
-    error = _error(reply, doing, right)
-    error.status = reply.status
-    raise error
+    raise _error(reply, doing, right)
 
 
 def _error(reply: Reply, doing: str, right: tuple[str, str, str]) -> ClusterError:
     said = f" ({reply.message})" if reply.message else ""
     where = f" in namespace {right[2]}" if right[2] else ""
-    match reply.status:
+    status = reply.status
+    match status:
         case 401:
-            return Refused(
-                f"The API server does not know the healer's credentials (401){said}: renew its token or login."
-            )
+            text = f"The API server does not know the healer's credentials (401){said}: renew its token or login."
+            return Refused(text, status=status)
         case 403:
-            return Refused(f"The healer may not {doing}{where}{said}: {grant(*right)}.")
+            return Refused(f"The healer may not {doing}{where}{said}: {grant(*right)}.", status=status)
         case 409:
-            return Conflict(f"The API server refused to {doing}{where}{said}: somebody else was faster.")
+            text = f"The API server refused to {doing}{where}{said}: somebody else was faster."
+            return ClusterError(text, status=status)
         case 410:
-            return Gone(f"The API server forgot what it was listing{where}{said}: try again.")
-        case 429 | 500 | 502 | 503 | 504 as status:
-            return Busy(f"The API server can't {doing}{where} now ({status}){said}.", retry_after=reply.retry_after)
-        case status:
-            return Malformed(f"The API server answered {status} when asked to {doing}{where}{said}: is it one?")
+            return Gone(f"The API server forgot what it was listing{where}{said}: try again.", status=status)
+        case 429 | 500 | 502 | 503 | 504:
+            text = f"The API server can't {doing}{where} now ({status}){said}."
+            return Busy(text, retry_after=reply.retry_after, status=status)
+        case _:
+            text = f"The API server answered {status} when asked to {doing}{where}{said}: is it one?"
+            return Malformed(text, status=status)
 
 
 def as_object(body: bytes) -> Mapping[str, Any]:

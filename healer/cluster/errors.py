@@ -43,10 +43,6 @@ class Busy(ClusterError):
     """429 or 5xx: the server has trouble or asks to come back later."""
 
 
-class Conflict(ClusterError):
-    """409: somebody else was faster."""
-
-
 class Gone(ClusterError):
     """410: the server has forgotten the version that a listing was reading from."""
 

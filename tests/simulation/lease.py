@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from healer.cluster import Busy, ClusterError, Conflict, Lease, Refused, Unreachable
+from healer.cluster import Busy, ClusterError, Lease, Refused, Unreachable
 from tests.simulation.api import Link
 
 
@@ -109,4 +109,4 @@ class LeaseSeam:
     def _conflict(self) -> None:
         self.seen["conflict"] += 1
         self.saw = True
-        raise Conflict("somebody else was faster", status=409)
+        raise ClusterError("somebody else was faster", status=409)

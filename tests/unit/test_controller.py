@@ -17,7 +17,7 @@ from msgspec import structs
 from healer import controller
 from healer.airflow import Call
 from healer.clock import steady
-from healer.cluster import ClusterError, Conflict, Connection, Lease, Listing, Outcome, Refused, Result, Unreachable
+from healer.cluster import ClusterError, Connection, Lease, Listing, Outcome, Refused, Result, Unreachable
 from healer.config import Config
 from healer.controller import BETWEEN_PASSES, Controller, Pulse, Schedule
 from healer.leader import released
@@ -86,7 +86,7 @@ class LiveLease:
     def replace(self, lease: Lease) -> Lease:
         self._ask()
         if self.lease is None or lease.resource_version != self.lease.resource_version:
-            raise Conflict("somebody was faster", status=409)
+            raise ClusterError("somebody was faster", status=409)
         if self.annotations is not None:
             lease, self.annotations = structs.replace(lease, annotations=self.annotations), None
         return self.write(lease)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from healer.cluster import ClusterError, Conflict, Lease, Unreachable
+from healer.cluster import ClusterError, Lease, Unreachable
 from healer.config import LeaderElection
 from healer.leader import RELEASE, Campaign, Elector, SoleReplica, identity, is_released, released
 
@@ -33,14 +33,14 @@ class Store:
 
     def create(self, lease: Lease) -> Lease:
         if self.lease is not None:
-            raise Conflict("already exists", status=409)
+            raise ClusterError("already exists", status=409)
         return self._write(lease)
 
     def replace(self, lease: Lease) -> Lease:
         if self.lease is None:
             raise ClusterError("not found", status=404)
         if lease.resource_version != self.lease.resource_version:
-            raise Conflict("the object has been modified", status=409)
+            raise ClusterError("the object has been modified", status=409)
         return self._write(lease)
 
     def _write(self, lease: Lease) -> Lease:

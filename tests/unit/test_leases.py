@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from healer.cluster import Busy, ClusterError, Conflict, Lease, LeaseClient, Malformed, Refused, Unreachable
+from healer.cluster import Busy, ClusterError, Lease, LeaseClient, Malformed, Refused, Unreachable
 from tests.unit.cluster_server import Answer
 from tests.unit.test_cluster_deletes import against, answers
 
@@ -96,7 +96,7 @@ def test_is_never_replaced_blindly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(401, Refused), (403, Refused), (404, ClusterError), (409, Conflict), (503, Busy)]
+    ("status", "kind"), [(401, Refused), (403, Refused), (404, ClusterError), (409, ClusterError), (503, Busy)]
 )
 def test_refusals_have_their_status(status: int, kind: type[ClusterError], tmp_path: Path) -> None:
     refused = answers(Answer(status, {"message": "because"}))
