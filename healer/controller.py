@@ -27,7 +27,7 @@ from healer.airflow import Airflow, Call
 from healer.clock import steady
 from healer.cluster import Cluster, ClusterError, Connection, grant
 from healer.config import AirflowConfig, Config, Mode
-from healer.leader import LEASE, Campaign, Elector, Office, SoleReplica, identity, is_released
+from healer.leader import Campaign, Elector, Office, SoleReplica, identity, is_released, lease_client
 from healer.metrics import Metrics, serve
 from healer.reconcile import Depth, Reconciler, Tools
 from healer.report import Herald
@@ -130,7 +130,7 @@ class Controller:
         self._pulse = Pulse(max(3 * config.interval, 2 * slowest))
         self._cluster = Cluster(connection, freshness=config.freshness, observe=self._kubernetes_call)
         self._namespaces = list(dict.fromkeys(name for airflow in config.airflows for name in airflow.namespaces))
-        self._office, self._campaign = self._candidacy(connection)
+        self._office, self._campaign = self._candidacy()
         self._elector_pulse = Pulse(max(3 * config.leader_election.lease_duration, STEADY_ELECTOR))
         self._metrics = Metrics(config, leads=self._office.leads)
         self._herald = Herald(self._cluster)
@@ -198,13 +198,11 @@ class Controller:
 
     # --- leading and following ----------------------------------------------------------------------------------------
 
-    def _candidacy(self, connection: Connection) -> tuple[Office, Campaign | None]:
+    def _candidacy(self) -> tuple[Office, Campaign | None]:
         terms = self._config.leader_election
         if not terms.enabled:
             return SoleReplica(), None
-        namespace = terms.namespace or connection.home_namespace()
-        leases = self._cluster.leases(namespace, LEASE, timeout=terms.retry_period)
-        elector = Elector(leases, terms, identity())
+        elector = Elector(lease_client(self._cluster, terms), terms, identity())
         return elector, Campaign(elector, on_step=self._stepped, settle=self._has_settled)
 
     def _may_act(self) -> bool:

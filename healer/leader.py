@@ -24,7 +24,7 @@ import structlog
 from msgspec.structs import replace
 
 from healer.clock import steady
-from healer.cluster import ClusterError, Lease
+from healer.cluster import Cluster, ClusterError, Lease, LeaseClient
 from healer.config import LeaderElection
 
 LEASE = "kpo-healer"
@@ -294,6 +294,22 @@ class Campaign:
             # The rim of this thread: a bug is a Lease that was not renewed, and is tried again.
             logging.getLogger(__name__).exception("a step of the leader election failed")
         return pause
+
+
+def lease_namespace(cluster: Cluster, terms: LeaderElection) -> str:
+    """Return where the Lease is.
+
+    Raises ConnectError.
+    """
+    return terms.namespace or cluster.connection.home_namespace()
+
+
+def lease_client(cluster: Cluster, terms: LeaderElection) -> LeaseClient:
+    """Return the client of the Lease.
+
+    Raises ConnectError.
+    """
+    return cluster.leases(lease_namespace(cluster, terms), LEASE, timeout=terms.retry_period)
 
 
 def identity() -> str:

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from msgspec import Struct, to_builtins
 
 from healer.airflow import Airflow, Mark, Probe
-from healer.cli import office
 from healer.cli.output import write, write_data, write_table
 from healer.cluster import Cluster, ClusterError
 from healer.config import AirflowConfig, Config, Mode, warnings
-from healer.leader import LEASE
+from healer.leader import LEASE, lease_client, lease_namespace
 
 NEEDED = ("get", "list", "watch")
 """What the healer does with Pods in any mode."""
@@ -82,10 +81,10 @@ def _lease(config: Config, cluster: Cluster, account: str | None) -> Iterator[Li
     """Without these rights no replica ever leads, and nothing is done at all."""
     what = "lease"
     try:
-        where = office.namespace(config, cluster)
+        where = lease_namespace(cluster, config.leader_election)
         lacking = [verb for verb, name in _LEASE_RIGHTS if not _may_lease(cluster, verb, where, name)]
         if not lacking:
-            found = office.lease(config, cluster).get()
+            found = lease_client(cluster, config.leader_election).get()
             holder = f"held by {found.holder}" if found and found.holder else "held by nobody"
             yield Line(Mark.OK, what, f"{LEASE} in namespace {where}: may be held; now {holder}")
     except ClusterError as error:

@@ -9,9 +9,20 @@ from datetime import datetime
 from http import HTTPStatus
 
 from healer.clock import steady
-from healer.cluster import Busy, Cluster, ClusterError, LeaseClient, Malformed, Unreachable
+from healer.cluster import Busy, Cluster, ClusterError, Malformed, Unreachable
 from healer.config import Config, LeaderElection
-from healer.leader import ATTEMPTS, LEASE, Campaign, Elector, Office, SoleReplica, identity, released
+from healer.leader import (
+    ATTEMPTS,
+    LEASE,
+    Campaign,
+    Elector,
+    Office,
+    SoleReplica,
+    identity,
+    lease_client,
+    lease_namespace,
+    released,
+)
 
 SLACK = 3
 """Retry periods beyond `leaseDuration` after which a Lease that can't be had is given up."""
@@ -25,22 +36,6 @@ class ReleaseError(Exception):
     """The breaker can't be lifted; the text says what to do."""
 
 
-def namespace(config: Config, cluster: Cluster) -> str:
-    """Return where the Lease is.
-
-    Raises ConnectError.
-    """
-    return config.leader_election.namespace or cluster.connection.home_namespace()
-
-
-def lease(config: Config, cluster: Cluster) -> LeaseClient:
-    """Return the client of the Lease.
-
-    Raises ConnectError.
-    """
-    return cluster.leases(namespace(config, cluster), LEASE, timeout=config.leader_election.retry_period)
-
-
 @contextmanager
 def held(config: Config, cluster: Cluster, *, wait: Callable[[float], object] = time.sleep) -> Iterator[Office]:
     """Hold the Lease while the block lasts. `wait` takes seconds.
@@ -51,7 +46,7 @@ def held(config: Config, cluster: Cluster, *, wait: Callable[[float], object] = 
     if not terms.enabled:
         yield SoleReplica()
         return
-    leases = lease(config, cluster)
+    leases = lease_client(cluster, terms)
     with suppress(Unreachable, Busy, Malformed):  # these may pass, a missing right does not
         leases.get()
     elector = Elector(leases, terms, identity())
@@ -93,18 +88,19 @@ def release(config: Config, cluster: Cluster, airflow: str) -> datetime:
     if not config.leader_election.enabled:
         raise ReleaseError("leaderElection.enabled is false, so there is no Lease to write to: set it to true")
     try:
-        return _release(lease(config, cluster), cluster, airflow, namespace(config, cluster))
+        return _release(cluster, config.leader_election, airflow)
     except ClusterError as error:
         raise ReleaseError(str(error)) from error
 
 
-def _release(leases: LeaseClient, cluster: Cluster, airflow: str, where: str) -> datetime:
+def _release(cluster: Cluster, terms: LeaderElection, airflow: str) -> datetime:
+    leases = lease_client(cluster, terms)
     for attempt in range(1, ATTEMPTS + 1):
         found = leases.get()
         if found is None:
             raise ReleaseError(
-                f"there is no Lease {LEASE} in namespace {where}, so no healer has led there yet: name its namespace "
-                "as the running healer has it, in leaderElection.namespace"
+                f"there is no Lease {LEASE} in namespace {lease_namespace(cluster, terms)}, so no healer has led there "
+                "yet: name its namespace as the running healer has it, in leaderElection.namespace"
             )
         changed, until = released(found, airflow, cluster.now() or time.time())
         try:

@@ -109,8 +109,8 @@ class LiveLease:
 class LiveCluster:
     """A cluster by the real clock."""
 
-    def __init__(self, *_: Any, observe: Callable[[str, str], None], **__: Any) -> None:
-        self.observe = observe
+    def __init__(self, connection: Connection, *, observe: Callable[[str, str], None], **_: Any) -> None:
+        self.connection, self.observe = connection, observe
         self.listings: dict[str, Any] = {"airflow": Listing([], "1"), "batch": Listing([], "1")}
         self.lists: list[str] = []
         self.deleted: list[str] = []
