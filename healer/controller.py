@@ -147,7 +147,9 @@ class Controller:
         self._failed: set[str] = set()
         self._ready = False
         self._known: object = None
-        self._begin_term()
+        self._term = 0
+        self._reconcilers: list[Reconciler] = []
+        self._schedule = Schedule(config, steady())
         self._decider = threading.Thread(target=self._decide, name=DECIDER, daemon=True)
 
     def start(self) -> None:

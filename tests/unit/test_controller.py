@@ -182,6 +182,8 @@ class Parts:
         self.controller = Controller(a_config(**config), Connection())
         self.cluster: LiveCluster = self.controller._cluster  # type: ignore[assignment]
         self.watch: FakeWatch = self.controller._watch  # type: ignore[assignment]
+        if self.controller._office.leads():
+            self.controller._begin_term()
 
     @property
     def airflow(self) -> LiveAirflow:
@@ -475,6 +477,21 @@ def test_who_gains_the_lease_begins_anew_and_who_loses_it_forgets(many: Parts) -
     assert many.controller._office.term == term + 1
     assert many.controller._reconcilers[0] is not reconcilers[0]
     assert many.cluster.lists[:2] == ["airflow", "batch"], "an audit at once"
+
+
+def test_all_is_built_once_and_not_before_the_first_term(many: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    until(lambda: many.controller._ready)
+    built: list[str] = []
+
+    class Counted(LiveAirflow):
+        def __init__(self, config: Any, **more: Any) -> None:
+            built.append(config.name)
+            super().__init__(config, **more)
+
+    monkeypatch.setattr(controller, "Airflow", Counted)
+    many.cluster.lease.by("")
+    until(lambda: many.cluster.deleted == ["a"])
+    assert built == ["default"]
 
 
 def test_a_leader_that_can_not_renew_stops_acting(many: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
