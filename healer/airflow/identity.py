@@ -85,17 +85,12 @@ def ask_identity(round_: Round, pod: Pod, task: TaskInstance, readable: Readable
 
     A source that answers is added to `readable`.
     """
-    cell = Cell(task.dag_id, task.run_id, task.task_id)
-    if not askable(cell):
-        return Identity(failed=_NO_URL)
-    sources = _Sources(round_, cell, task.map_index, readable)
-    try:
+
+    def ask(sources: _Sources) -> Identity:
         stored = Identity(sources.state_store())
-        if stored.names(pod):
-            return stored
-        return Identity(stored.named | sources.xcoms())
-    except NoAnswerError as failed:
-        return Identity(failed=str(failed))
+        return stored if stored.names(pod) else Identity(stored.named | sources.xcoms())
+
+    return _asked(round_, task, readable, ask)
 
 
 def ask_current(round_: Round, task: TaskInstance, readable: Readable) -> Identity:
@@ -104,13 +99,21 @@ def ask_current(round_: Round, task: TaskInstance, readable: Readable) -> Identi
     Airflow removes XComs when a try begins, so they can't be left from an earlier one. The state store is kept from try
     to try, and speaks only where XComs may not be read.
     """
+
+    def ask(sources: _Sources) -> Identity:
+        named = sources.xcoms()
+        return Identity(named if named or ("xcom", task.dag_id) in readable else sources.state_store())
+
+    return _asked(round_, task, readable, ask)
+
+
+def _asked(round_: Round, task: TaskInstance, readable: Readable, ask: Callable[[_Sources], Identity]) -> Identity:
+    """Return what `ask` learns from the sources, or why one of them failed."""
     cell = Cell(task.dag_id, task.run_id, task.task_id)
     if not askable(cell):
         return Identity(failed=_NO_URL)
-    sources = _Sources(round_, cell, task.map_index, readable)
     try:
-        named = sources.xcoms()
-        return Identity(named if named or ("xcom", task.dag_id) in readable else sources.state_store())
+        return ask(_Sources(round_, cell, task.map_index, readable))
     except NoAnswerError as failed:
         return Identity(failed=str(failed))
 

@@ -133,8 +133,8 @@ BUGS = (
         "where a source of the identity fails, it is taken for one that names no Pod",
         (
             "airflow.identity",
-            "        return Identity(stored.named | sources.xcoms())\n    except NoAnswerError as failed:\n        return Identity(failed=str(failed))\n",
-            "        return Identity(stored.named | sources.xcoms())\n    except NoAnswerError:\n        return Identity()\n",
+            "    except NoAnswerError as failed:\n        return Identity(failed=str(failed))\n",
+            "    except NoAnswerError:\n        return Identity()\n",
         ),
     ),
     bug(
