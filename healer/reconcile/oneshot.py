@@ -19,7 +19,7 @@ from healer.config import AirflowConfig, Config
 from healer.metrics import Metrics
 from healer.model import Answer, Pod, Reason, Unknown
 from healer.reconcile.casebook import owns
-from healer.reconcile.reconciler import Depth, Reconciler, Tools
+from healer.reconcile.reconciler import Depth, Reconciler, Tools, never_lifted
 from healer.report import Herald, Shown
 from healer.rules import Step, Terms, trace
 
@@ -27,10 +27,6 @@ log = structlog.get_logger(__name__)
 
 SLACK = 2.0
 """Seconds beyond the longest grace that `run --once` waits, for the last look."""
-
-
-def _never(_airflow: str) -> bool:
-    return False
 
 
 class NoSuchPodError(Exception):
@@ -110,7 +106,7 @@ def heal_once(
     cluster: Cluster,
     *,
     right: Right = sole_replica,
-    lifted: Callable[[str], bool] = _never,
+    lifted: Callable[[str], bool] = never_lifted,
     wait: Callable[[float], object] = time.sleep,
     clock: Callable[[], float] = steady,
 ) -> Scan:
@@ -156,7 +152,7 @@ class _House:
         right: Right,
         *,
         only: AirflowConfig | None = None,
-        lifted: Callable[[str], bool] = _never,
+        lifted: Callable[[str], bool] = never_lifted,
         clock: Callable[[], float] = steady,
     ) -> None:
         self._config, self._cluster = config, cluster

@@ -40,6 +40,11 @@ class Depth(Enum):
     AUDIT = auto()
 
 
+def never_lifted(_airflow: str) -> bool:
+    """Return False: nobody has lifted the breaker of any Airflow."""
+    return False
+
+
 class Tools(Struct, frozen=True):
     """What a pass works with.
 
@@ -53,7 +58,7 @@ class Tools(Struct, frozen=True):
     right: Right
     clock: Callable[[], float] = steady
     wall: Callable[[], float] = time.time
-    lifted: Callable[[str], bool] = lambda _airflow: False
+    lifted: Callable[[str], bool] = never_lifted
 
 
 class Reconciler:
