@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from healer.clock import steady
 from healer.cluster import Cluster, ClusterError, Lease, LeaseClient
 from healer.config import LeaderElection
+from healer.model import zulu
 
 LEASE = "kpo-healer"
 """The name of the Lease."""
@@ -334,8 +335,7 @@ def released(lease: Lease, airflow: str, now: float) -> tuple[Lease, datetime]:
         for name, value in lease.annotations.items()
         if not name.startswith(RELEASE) or is_released(lease.annotations, name.removeprefix(RELEASE), now)
     }
-    text = until.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return replace(lease, annotations={**kept, RELEASE + airflow: text}), until
+    return replace(lease, annotations={**kept, RELEASE + airflow: zulu(until)}), until
 
 
 def _seconds(text: str | None) -> float | None:
@@ -349,4 +349,4 @@ def _seconds(text: str | None) -> float | None:
 
 def _micro_time(seconds: float) -> str:
     """Return epoch seconds as a Lease has them."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return zulu(datetime.fromtimestamp(seconds, UTC), "microseconds")

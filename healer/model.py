@@ -358,11 +358,16 @@ class Withheld(StrEnum):
     NOT_LEADER = "not-leader"
 
 
+def zulu(moment: datetime, precision: str = "seconds") -> str:
+    """Return a moment, given in UTC, as Kubernetes writes it: RFC 3339 with a `Z`."""
+    return moment.isoformat(timespec=precision).replace("+00:00", "Z")
+
+
 def rfc3339(seconds: float | None) -> str | None:
     """Return epoch seconds as `2026-01-31T12:00:00Z`, None where they are not known or beyond any calendar."""
     if seconds is None:
         return None
     try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return zulu(datetime.fromtimestamp(seconds, UTC))
     except (OverflowError, OSError, ValueError):  # a retention of ten thousand years
         return None

@@ -17,6 +17,7 @@ from healer import __version__
 from healer.cli.options import Session, configured, output
 from healer.cli.output import NoReaderError
 from healer.cluster import Cluster
+from healer.model import zulu
 
 GOOD = 0
 FOUND = 1
@@ -150,7 +151,7 @@ def release(session: Session, airflow: str) -> int:
     from healer.cli import office
 
     until = office.release(session.config, _cluster(session), airflow)
-    click.echo(f"The breaker of Airflow {airflow} is lifted until {until:%Y-%m-%dT%H:%M:%SZ}.")
+    click.echo(f"The breaker of Airflow {airflow} is lifted until {zulu(until)}.")
     return GOOD
 
 

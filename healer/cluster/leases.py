@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from healer.cluster.answers import good
+from healer.cluster.answers import as_object, good
 from healer.cluster.errors import Malformed
 from healer.cluster.transport import Request, Transport
 
@@ -95,7 +95,7 @@ class LeaseClient:
 
 def _decode(body: bytes) -> Lease:
     try:
-        raw = msgspec.json.decode(body, type=dict[str, Any])
+        raw = as_object(body)
         metadata, spec = raw.get("metadata") or {}, raw.get("spec") or {}
         return msgspec.convert(
             {
@@ -110,5 +110,5 @@ def _decode(body: bytes) -> Lease:
             },
             Lease,
         )
-    except (msgspec.DecodeError, AttributeError, ValueError) as error:
+    except (AttributeError, ValueError) as error:
         raise Malformed(f"The answer is no Lease ({error}).") from error
