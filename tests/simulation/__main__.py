@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -11,8 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import structlog
-
+from tests.simulation.quiet import quieten
 from tests.simulation.report import Total
 from tests.simulation.walk import replay, shrink, story, walk
 
@@ -27,11 +25,6 @@ def _batch(first: int, number: int) -> Total:
     total = Total()
     total.add(walk(seed) for seed in range(first, first + number))
     return total
-
-
-def quieten() -> None:
-    """Leave out the healer's log, which costs more than its decisions."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def _batches(first: int, number: int, processes: int) -> Iterator[Total]:

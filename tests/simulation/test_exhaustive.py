@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from itertools import islice
 
 import pytest
-import structlog
 
 from tests.simulation.exhaustive.planted import PLANTED, planted
 from tests.simulation.exhaustive.replica import Photo
@@ -19,14 +17,6 @@ pytestmark = pytest.mark.slow
 
 SAMPLE = 40
 """Pairs of worlds of equal digest whose futures are compared."""
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.configure(**before)
 
 
 def _begun(walk: Walk, scene: Scene) -> World:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 
 import pytest
-import structlog
 from msgspec.structs import replace
 
 from healer.model import Finding, Pod
@@ -69,7 +66,7 @@ class Watched(World):
 
 
 @pytest.fixture
-def truth(monkeypatch: pytest.MonkeyPatch) -> Iterator[Truth]:
+def truth(monkeypatch: pytest.MonkeyPatch) -> Truth:
     """Filled anew by each history."""
     truth = Truth()
     condemn, search, cleanup = Regrets.condemn, Kpo.search, Kpo.cleanup
@@ -92,10 +89,7 @@ def truth(monkeypatch: pytest.MonkeyPatch) -> Iterator[Truth]:
     monkeypatch.setattr(Kpo, "cleanup", cleaned)
     monkeypatch.setattr(Reconciler, "_tell_regret", lambda _self, regret: truth.regrets.append(regret))
     monkeypatch.setattr(Watched, "truth", truth, raising=False)
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield truth
-    structlog.configure(**before)
+    return truth
 
 
 def report(seed: int) -> World:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Iterator
 from statistics import median
 
 import pytest
-import structlog
 
 from healer import suspects
 from tests.simulation.walk import Result, replay, shrink, story, walk
@@ -20,17 +17,8 @@ PATIENCE = 1500
 """Histories in which a bug must show."""
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.configure(**before)
-
-
 @pytest.fixture(scope="module")
 def histories() -> list[Result]:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     return [walk(seed) for seed in range(HISTORIES)]
 
 

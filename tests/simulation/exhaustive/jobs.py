@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
-import structlog
-
 from tests.simulation.exhaustive.scenes import scene_of
 from tests.simulation.exhaustive.walk import Report, Terms, Walk, theme_of
+from tests.simulation.quiet import quieten
 
 Job = tuple[str, str, int, float]
 """Names of a scene and a theme, the depth, and the seconds it may take."""
-
-
-def quieten() -> None:
-    """Leave out the healer's log, which costs more than its decisions."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def run(job: Job) -> Report:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,11 +49,10 @@ def hunt(name: str, seeds: Iterable[int], *, shrinking: bool = True) -> Hunt:
 
 
 def _walk(name: str, seeds: Iterable[int], started: float, shrinking: bool) -> Hunt:
-    import structlog
-
+    from tests.simulation.quiet import quieten
     from tests.simulation.walk import shrink, walk
 
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    quieten()
     number = 0
     for seed in seeds:
         number += 1
