@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -63,7 +64,7 @@ class Notes:
 Hook = Callable[[str, Sequence[Pod]], None]
 
 
-class AirflowSeam:
+class Seam:
     """What the healer takes for its Airflow client. `forward` lets time pass while a request is under way.
 
     `clock` is the healer's own; the database's past is kept by the server's.
@@ -77,15 +78,22 @@ class AirflowSeam:
         clock: Time,
         forward: Callable[[float], None],
     ) -> None:
-        self._tasks, self._server, self._clock, self._forward = tasks, server, clock, forward
+        self.tasks, self.server, self.clock, self.forward = tasks, server, clock, forward
         self.faults = faults
         self.hook: Hook = lambda _name, _pods: None
         self.seen: Counter[str] = Counter()
         self.notes = Notes(server)
+
+
+class AirflowSeam(Seam):
+    """Its questions are answered from the model at once: there is no client."""
+
+    def __init__(self, *world: Any) -> None:
+        super().__init__(*world)
         self._resolved: set[str] = set()
         self._kept: dict[str, tuple[str | None, bool, Identity]] = {}
         self._asked_lately = -1.0
-        self._by_labels = {(label_value(task.task_id), task.setup.map_index): task for task in reversed(tasks)}
+        self._by_labels = {(label_value(task.task_id), task.setup.map_index): task for task in reversed(self.tasks)}
 
     def start_audit(self) -> None:
         """Forget identities that may have changed, as the client does."""
@@ -101,7 +109,7 @@ class AirflowSeam:
 
     def ask_each(self, pods: Sequence[Pod]) -> dict[str, Answer]:
         lag = self.faults.lag
-        shift = self._server.clock() - self._clock()
+        shift = self.server.clock() - self.clock()
         answers = self._ask(pods, fresh=True)
         for pod in pods:
             if pod.uid in answers:
@@ -111,7 +119,7 @@ class AirflowSeam:
 
     def ended_lately(self, pods: Sequence[Pod]) -> dict[str, Answer]:
         known = [pod for pod in pods if pod.uid in self._resolved]
-        since, self._asked_lately = self._asked_lately, self._server.clock()
+        since, self._asked_lately = self._asked_lately, self.server.clock()
         answers = self._ask(known, fresh=False) if known else {}
         return {uid: answer for uid, answer in answers.items() if self._is_news(answer, since)}
 
@@ -138,20 +146,20 @@ class AirflowSeam:
     # --- one question -------------------------------------------------------------------------------------------------
 
     def _ask(self, pods: Sequence[Pod], *, fresh: bool) -> dict[str, Answer]:
-        sent, faults = self._clock(), self.faults
+        sent, faults = self.clock(), self.faults
         self.seen[faults.mode or "clear"] += 1
         if faults.mode == "down":
-            self._forward(faults.latency)
+            self.forward(faults.latency)
             return {pod.uid: Unknown(sent, "Airflow is down") for pod in pods}
-        self._forward(faults.latency / 3)
-        read = self._server.clock()
+        self.forward(faults.latency / 3)
+        read = self.server.clock()
         rows = {pod.uid: self._read(pod, sent) for number, pod in enumerate(pods) if not self._omits(number)}
         if fresh:
             self.hook("asked", pods)
-        self._forward(faults.latency / 3)
+        self.forward(faults.latency / 3)
         answers = {p.uid: self._identified(p, rows[p.uid], sent, fresh=fresh) for p in pods if p.uid in rows}
         self._note(pods, answers, read)
-        self._forward(faults.latency / 3)
+        self.forward(faults.latency / 3)
         return answers
 
     def _omits(self, number: int) -> bool:
@@ -169,18 +177,18 @@ class AirflowSeam:
                 self._resolved.discard(pod.uid)
 
     def _task_of(self, pod: Pod) -> Task | None:
-        key = self._server.facts[pod.uid].key
+        key = self.server.facts[pod.uid].key
         labels = pod.labels
         if key is None or labels.task_id is None:
             return None
         return self._by_labels.get((labels.task_id, key.map_index))
 
     def _has_twin(self, task: Task) -> bool:
-        there = (t for t in self._tasks if t is not task and t.face == task.face)
+        there = (t for t in self.tasks if t is not task and t.face == task.face)
         return any(self._then(twin).row is not None for twin in there)
 
     def _then(self, task: Task) -> Snapshot:
-        return task.at(self._server.clock() - self.faults.lag)
+        return task.at(self.server.clock() - self.faults.lag)
 
     def _read(self, pod: Pod, sent: float) -> Answer:
         task = self._task_of(pod)

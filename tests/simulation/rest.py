@@ -25,8 +25,8 @@ from healer.clock import steady
 from healer.config import AirflowConfig
 from healer.model import Answer, Identity, Known, Pod, TaskInstance, Unknown
 from tests.simulation.airflow import Snapshot, Task
-from tests.simulation.answers import AirflowFaults, Hook, Notes
-from tests.simulation.cluster import NAMESPACES, Server, Time
+from tests.simulation.answers import AirflowFaults, Seam
+from tests.simulation.cluster import NAMESPACES
 
 CONFIG = AirflowConfig(name="prod", namespaces=NAMESPACES, url="http://airflow", token=SecretStr("t"))
 MODULES = ("absence", "auth", "client", "harvest", "identity", "round", "service", "singles", "transport")
@@ -87,24 +87,13 @@ def _install() -> None:
 _install()
 
 
-class RestSeam:
-    """What the healer takes for its Airflow client, and is. `clock` is the healer's own, `forward` lets time pass."""
+class RestSeam(Seam):
+    """It is the healer's client."""
 
-    def __init__(
-        self,
-        tasks: Sequence[Task],
-        server: Server,
-        faults: AirflowFaults,
-        clock: Time,
-        forward: Callable[[float], None],
-    ) -> None:
-        self.clock, self.faults = clock, faults
-        self.hook: Hook = lambda _name, _pods: None
-        self.seen: Counter[str] = Counter()
-        self.notes = Notes(server)
-        self._server, self._sleep = server, forward
+    def __init__(self, *world: Any) -> None:
+        super().__init__(*world)
         self._airflow = Airflow(CONFIG)
-        self._wire = Wire(self, Api(tasks, faults, self.seen))
+        self._wire = Wire(self, Api(self.tasks, self.faults, self.seen))
         self._airflow._client._transport = self._wire  # type: ignore[assignment]
 
     def start_audit(self) -> None:
@@ -151,11 +140,11 @@ class RestSeam:
 
     def server_time(self) -> float:
         """Return the model's time."""
-        return self._server.clock()
+        return self.server.clock()
 
     def wait(self, seconds: float) -> None:
         """Let time pass; other healers may ask their questions meanwhile."""
-        self._sleep(seconds)
+        self.forward(seconds)
         _TIME.asking = self
 
     def latency(self) -> float:
