@@ -210,6 +210,11 @@ class Orphan:
         wait_for(lambda: code in self.codes(), timeout=PATIENCE, what=f"{code} in the audit log")
         self.scene.check()
 
+    def wait_deleted(self, healer: Running) -> None:
+        """Waits until it is gone, by the only DELETE that the healer decided on."""
+        self.wait_healed()
+        self.wait_decided(healer, "deleted")
+
     def decided(self, healer: Running) -> list[str]:
         """What became of the healer's decisions to delete it, by its log; where nothing was sent left out."""
         lines = (line for line in healer.deletions() if str(line["pod"]).endswith(f"/{self.name}"))

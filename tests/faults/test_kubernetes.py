@@ -21,7 +21,7 @@ from tests.faults.scene import PATIENCE, THERE, Scene, name
 from tests.lab.airflow import Airflow
 from tests.lab.healer import ACCOUNT, RIGHTS, Running
 from tests.lab.kube import Cluster
-from tests.lab.processes import wait_for
+from tests.lab.processes import Process, wait_for
 
 PODS = 40
 
@@ -99,8 +99,7 @@ def test_pods_that_cannot_be_seen(scene: Scene, healer: Running, fault: Fault) -
         healer.wait_passes(4, timeout=PATIENCE)  # a careless one would need two or three
         rule.wait(2)
         orphan.kept()
-    orphan.wait_healed()
-    orphan.wait_decided(healer, "deleted")
+    orphan.wait_deleted(healer)
 
 
 def test_a_page_token_that_always_expires(scene: Scene, healer: Running) -> None:
@@ -111,8 +110,7 @@ def test_a_page_token_that_always_expires(scene: Scene, healer: Running) -> None
         healer.wait_passes(4, timeout=PATIENCE)  # a careless one would need two or three
         rule.wait(2)
         orphan.kept()
-    orphan.wait_healed()
-    orphan.wait_decided(healer, "deleted")
+    orphan.wait_deleted(healer)
 
 
 STREAMS: dict[str, Fault] = {
@@ -134,8 +132,7 @@ def test_a_broken_stream(scene: Scene, healer: Running, fault: Fault) -> None:
         rule.wait()
         touch(scene, name(scene.pods - 1))  # an event, for what is cut in the middle of one
         orphan = scene.end()
-        orphan.wait_healed()
-    orphan.wait_decided(healer, "deleted")
+        orphan.wait_deleted(healer)
     wait_for(
         lambda: scene.proxy.count(part=watch, status=200) >= before + 2,
         timeout=PATIENCE,
@@ -299,8 +296,7 @@ def test_connections_refused(scene: Scene, healer: Running) -> None:
         goal = unreachable(healer) + 5
         wait_for(lambda: unreachable(healer) >= goal, timeout=PATIENCE, what="more of them")
         orphan.kept()
-    orphan.wait_healed()
-    orphan.wait_decided(healer, "deleted")
+    orphan.wait_deleted(healer)
 
 
 def test_errors_for_ten_minutes(scene: Scene, healer: Running) -> None:
@@ -312,39 +308,40 @@ def test_errors_for_ten_minutes(scene: Scene, healer: Running) -> None:
         orphan = scene.end()
         rule.wait(40)
         orphan.kept()
-    orphan.wait_healed()
-    orphan.wait_decided(healer, "deleted")
+    orphan.wait_deleted(healer)
+
+
+@contextmanager
+def killed(process: Process) -> Iterator[None]:
+    """A part of the cluster is away while the block lasts."""
+    process.kill()
+    try:
+        yield
+    finally:
+        process.start()
 
 
 def test_the_api_server_restarts(scene: Scene, healer: Running) -> None:
     cluster = scene.world.cluster
-    cluster.apiserver.kill()
-    try:
+    with killed(cluster.apiserver):
         goal = unreachable(healer) + 5
         orphan = scene.end()
         wait_for(lambda: unreachable(healer) >= goal, timeout=PATIENCE, what="an API server that is away")
         orphan.unsent()
-    finally:
-        cluster.apiserver.start()
-    orphan.wait_healed()
-    orphan.wait_decided(healer, "deleted")
+    orphan.wait_deleted(healer)
 
 
 def test_etcd_restarts(scene: Scene, healer: Running) -> None:
     """The API server is there, and can't read or write anything."""
     cluster = scene.world.cluster
-    cluster.etcd.kill()
-    try:
+    with killed(cluster.etcd):
         blind(healer, scene.world.namespace)
         orphan = scene.end()
         goal = len(scene.proxy.passed) + 5
         wait_for(lambda: len(scene.proxy.passed) >= goal, timeout=PATIENCE, what="requests without an answer")
         orphan.unsent()
-    finally:
-        cluster.etcd.start()
     wait_for(lambda: answers(cluster), timeout=PATIENCE, what="an API server that works again")
-    orphan.wait_healed()
-    orphan.wait_decided(healer, "deleted")
+    orphan.wait_deleted(healer)
 
 
 def answers(cluster: Cluster) -> bool:
@@ -357,8 +354,7 @@ def test_the_token_is_rotated(scene: Scene, healer: Running) -> None:
     wait_for(lambda: scene.proxy.count(status=401) > 0, timeout=PATIENCE, what="a 401")
     scene.proxy.reset_all()  # the watch too has to show its token again
     orphan = scene.end()
-    orphan.wait_healed()
-    orphan.wait_decided(healer, "deleted")
+    orphan.wait_deleted(healer)
 
 
 @pytest.mark.parametrize("seconds", [3600, -3600], ids=["forward", "back"])
