@@ -24,6 +24,7 @@ import structlog
 
 from healer import __version__
 from healer.airflow import Airflow, Call
+from healer.board import Board
 from healer.clock import steady
 from healer.cluster import Cluster, ClusterError, Connection, grant
 from healer.config import AirflowConfig, Config, Mode
@@ -133,6 +134,7 @@ class Controller:
         self._office, self._campaign = self._candidacy()
         self._elector_pulse = Pulse(max(3 * config.leader_election.lease_duration, STEADY_ELECTOR))
         self._metrics = Metrics(config, leads=self._office.leads)
+        self._board = Board(self._office)
         self._herald = Herald(self._cluster)
         self._store = PodStore()
         self._watch = Watch(
@@ -156,7 +158,8 @@ class Controller:
         """Start all parts."""
         for airflow in self._config.airflows:
             self._metrics.mode(airflow.name, airflow.mode)
-        self._http = serve(self._config.listen, self._metrics, health=self._is_healthy, ready=self._is_ready)
+        more = {"/findings": self._board.findings} if self._config.findings else {}
+        self._http = serve(self._config.listen, self._metrics, health=self._is_healthy, ready=self._is_ready, more=more)
         modes = {airflow.name: airflow.mode.value for airflow in self._config.airflows}
         log.info("started", version=__version__, port=self._http.port, airflows=modes, namespaces=self._namespaces)
         self._herald.start()
@@ -223,6 +226,7 @@ class Controller:
         tools = Tools(self._cluster, self._herald, self._metrics, self._may_act, lifted=self._is_lifted)
         self._reconcilers = [Reconciler(airflow, self._client(airflow), tools) for airflow in self._config.airflows]
         self._metrics.forget()
+        self._board.clear()
         self._failed.clear()
         self._schedule = Schedule(self._config, steady())
 
@@ -287,6 +291,8 @@ class Controller:
             if not self._may_act():
                 return
             self._reconcile(reconciler, depth, unreadable)
+        if self._config.findings:
+            self._board.post([reconciler.view() for reconciler in self._reconcilers], unreadable, time.time())
         self._metrics.watch_restarts(self._watch.restarts)
 
     def _reconcile(self, reconciler: Reconciler, depth: Depth, unreadable: Mapping[str, str]) -> None:

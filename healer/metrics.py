@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from threading import Thread
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import Metric
@@ -259,15 +260,31 @@ class Server:
         self._thread.join()
 
 
-def serve(listen: str, metrics: Metrics, *, health: Check, ready: Check) -> Server:
-    """Serve `/metrics`, `/healthz` and `/readyz` on `host:port`.
+class Reply(NamedTuple):
+    """What a page answers; more `headers` stand beside the content's own."""
+
+    status: int
+    body: bytes
+    content_type: str
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+Page = Callable[[str, str], Reply]
+"""From the Accept header and the query to the answer."""
+
+
+def serve(
+    listen: str, metrics: Metrics, *, health: Check, ready: Check, more: Mapping[str, Page] = MappingProxyType({})
+) -> Server:
+    """Serve `/metrics`, `/healthz`, `/readyz`, and `more` pages by their path, on `host:port`.
 
     Raises ListenError when the address is taken or is none of this machine.
     """
-    routes = {
-        "/metrics": lambda accept: (200, *metrics.render(accept)),
-        "/healthz": lambda _: _verdict(health),
-        "/readyz": lambda _: _verdict(ready),
+    routes: dict[str, Page] = {
+        "/metrics": lambda accept, _query: Reply(200, *metrics.render(accept)),
+        "/healthz": lambda *_: _verdict(health),
+        "/readyz": lambda *_: _verdict(ready),
+        **more,
     }
     try:
         return Server(_bind(*listen_address(listen), routes))
@@ -277,13 +294,14 @@ def serve(listen: str, metrics: Metrics, *, health: Check, ready: Check) -> Serv
         ) from None
 
 
-Page = Callable[[str], tuple[int, bytes, str]]
-"""From the Accept header to status, body and content type."""
+def plain(status: int, text: str) -> Reply:
+    """Answer with one sentence."""
+    return Reply(status, f"{text}\n".encode(), "text/plain; charset=utf-8")
 
 
-def _verdict(check: Check) -> tuple[int, bytes, str]:
+def _verdict(check: Check) -> Reply:
     good, text = check()
-    return 200 if good else 503, f"{text}\n".encode(), "text/plain; charset=utf-8"
+    return plain(200 if good else 503, text)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -291,16 +309,16 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = SLOWEST_CLIENT
 
     def do_GET(self) -> None:
-        page = self.server.routes.get(self.path.partition("?")[0])
-        known = " ".join(self.server.routes)
-        status, body, content_type = (
-            page(self.headers.get("Accept", "")) if page else (404, f"try {known}\n".encode(), "text/plain")
-        )
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
+        path, _, query = self.path.partition("?")
+        page = self.server.routes.get(path)
+        accept = self.headers.get("Accept", "")
+        reply = page(accept, query) if page else plain(404, f"try {' '.join(self.server.routes)}")
+        self.send_response(reply.status)
+        about = {"Content-Type": reply.content_type, "Content-Length": str(len(reply.body))}
+        for name, value in (about | dict(reply.headers)).items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(reply.body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the base class calls it so
         """Say nothing: probes and scrapes would drown the log."""

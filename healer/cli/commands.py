@@ -8,16 +8,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from healer import __version__
-from healer.cli.options import Session, configured, output
+from healer.cli.options import Session, configured, output, remote
 from healer.cli.output import NoReaderError
 from healer.cluster import Cluster
 from healer.model import zulu
+
+if TYPE_CHECKING:
+    from healer.cli.remote import Findings
 
 GOOD = 0
 FOUND = 1
@@ -86,43 +89,78 @@ def run(session: Session, once: bool, form: str) -> int:
 
 @cli.command()
 @click.option("--all", "everything", is_flag=True, help="Show every KubernetesPodOperator Pod, not only suspects.")
+@remote
 @output
 @configured(quiet=True)
-def scan(session: Session, everything: bool, form: str) -> int:
+def scan(session: Session | None, everything: bool, source: str, form: str) -> int:
     """Look once at every Pod and show the suspects; change nothing.
+
+    With --from it asks nobody else: a running healer tells what it has found, and since when.
 
     Exit status: 0 nothing found, 1 something found, 3 incomplete (wins over 1).
     """
     from healer.cli import findings
+
+    seen = _read(source, everything) if session is None else _look(session)
+    suspects = findings.suspects(seen.found)
+    looked_at = None if seen.incomplete else seen.pods
+    findings.show(seen.found if everything else suspects, form, looked_at=looked_at)
+    return _completeness(seen.incomplete) or (FOUND if suspects else GOOD)
+
+
+def _read(source: str, everything: bool) -> Findings:
+    from healer.cli import remote as healer
+
+    return healer.fetch(source, all="true") if everything else healer.fetch(source)
+
+
+def _look(session: Session) -> Findings:
+    from healer.cli import findings
+    from healer.cli.remote import Findings
     from healer.reconcile import scan as look
 
     seen = look(session.config, _cluster(session))
-    suspects = findings.suspects(seen.findings)
-    looked_at = None if seen.incomplete else len(seen.findings)
-    findings.show(seen.findings if everything else suspects, form, looked_at=looked_at)
-    return _completeness(seen.incomplete) or (FOUND if suspects else GOOD)
+    return Findings(findings.told(seen.findings), len(seen.findings), seen.incomplete)
 
 
 @cli.command()
 @click.argument("pod", metavar="NAMESPACE/POD")
+@remote
 @output
 @configured(quiet=True)
-def explain(session: Session, pod: str, form: str) -> int:
+def explain(session: Session | None, pod: str, source: str, form: str) -> int:
     """Say all about one Pod: its labels, what Airflow says, every rule tried and why it did or did not match.
+
+    With --from it says what a running healer has found, and since when.
 
     Exit status: 0, or 3 when Airflow gave no clear answer.
     """
     from healer.cli import explaining
-    from healer.reconcile import explain as look
 
     namespace, _, name = pod.partition("/")
     if not (_NAME.fullmatch(namespace) and _NAME.fullmatch(name)):
         raise click.UsageError(f"{pod!r} is no Pod's name: write NAMESPACE/POD, as airflow/my-task-abc123")
+    if session is None:
+        return _explain_found(source, pod, form)
+    from healer.reconcile import explain as look
+
     cluster = _cluster(session)
     explanation = look(session.config, cluster, namespace, name)
     mode = next(a.mode for a in session.config.airflows if a.name == explanation.shown.airflow)
     explaining.show(explanation, form, now=cluster.now(), mode=mode)
-    return _completeness(explaining.missing(explanation))
+    return _completeness(explaining.missing(explanation.shown.to_dict()))
+
+
+def _explain_found(source: str, pod: str, form: str) -> int:
+    from healer.cli import explaining
+    from healer.cli.remote import fetch
+    from healer.reconcile import NoSuchPodError
+
+    found = next(iter(fetch(source, pod=pod).found), None)
+    if found is None:
+        raise NoSuchPodError(f"that healer knows no Pod {pod}: look with kpo-healer scan --all --from")
+    explaining.show_found(found, form)
+    return _completeness(explaining.missing(found))
 
 
 @cli.command()

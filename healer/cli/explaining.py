@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from healer.cli.findings import Finding, task_name
 from healer.cli.output import age, printable, write, write_data, write_table
 from healer.config import Mode
 from healer.model import (
@@ -19,6 +20,7 @@ from healer.model import (
     RunDeleted,
     TaskInstance,
     Unknown,
+    Withheld,
     rfc3339,
 )
 from healer.reconcile import Explanation
@@ -26,12 +28,40 @@ from healer.report import Shown
 from healer.rules import base_name, is_done, untouchable
 
 
-def missing(explanation: Explanation) -> list[str]:
+def missing(finding: Finding) -> list[str]:
     """Say why there is no clear answer of Airflow's, where one was needed."""
-    finding = explanation.shown.finding
-    if finding.reason is not Reason.AIRFLOW_UNKNOWN:
+    if finding["reason"] != Reason.AIRFLOW_UNKNOWN:
         return []
-    return [f"Airflow {explanation.shown.airflow}: {finding.detail}"]
+    return [f"Airflow {finding['airflow']}: {finding['detail']}"]
+
+
+def show_found(finding: Finding, form: str) -> None:
+    """Print what a running healer has found of one Pod."""
+    if form != "table":
+        write_data({"finding": finding, "next": _next_found(finding)}, form)
+        return
+    labels = " ".join(f"{name}={value}" for name, value in finding["labels"].items()) or "none"
+    _section(f"Pod {finding['namespace']}/{finding['pod']}", [f"uid         {finding['uid']}", f"labels      {labels}"])
+    task = finding["task"]
+    about = [f"task        {task_name(task)}: state {task.get('state') or 'none (cleared)'}"] if task else []
+    since = [f"since       {finding['since']}"] if finding["since"] else []
+    reason = f"reason      {finding['reason']}: {finding['detail']}"
+    _section(f"What the healer of Airflow {finding['airflow']} has found", [*about, reason, *since])
+    _section("What happens next", [_next_found(finding)])
+
+
+def _next_found(finding: Finding) -> str:
+    """Say in one sentence what becomes of a Pod that a running healer knows."""
+    reason, why = finding["reason"], finding["withheld"]
+    if finding["action"] == Action.KEEP:
+        return f"It is kept as {reason}."
+    due = f"; due at {finding['due']}" if finding["due"] else ""
+    if finding["action"] == Action.REPORT:
+        return f"It is reported as {reason} and not deleted: the policy says so{due}."
+    if why == Withheld.REPORT_MODE:
+        return f"It would have been deleted as {reason}, but this is report mode: nothing is deleted."
+    withheld = f"; withheld now: {why}" if why else ""
+    return f"It will be deleted as {reason} if every later look finds the same and the mode is enforce{due}{withheld}."
 
 
 def show(explanation: Explanation, form: str, *, now: float | None, mode: Mode) -> None:

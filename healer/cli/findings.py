@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from healer.cli.output import write, write_data, write_table
-from healer.model import Action, TaskInstance, rfc3339
+from healer.model import Action
 from healer.reconcile import Scan
 from healer.report import Shown
+
+Finding = dict[str, Any]
+"""A finding in the form of the JSON output, whether made here or read from a running healer."""
 
 HEADERS = ("namespace", "pod", "reason", "action", "withheld", "due", "airflow", "task", "detail")
 
 
-def suspects(findings: Iterable[Shown]) -> list[Shown]:
+def told(findings: Iterable[Shown]) -> list[Finding]:
+    """Return findings in the form of the JSON output."""
+    return [shown.to_dict() for shown in findings]
+
+
+def suspects(findings: Iterable[Finding]) -> list[Finding]:
     """Keep those that the policy would act on; what it only reports counts as found too."""
-    return [shown for shown in findings if shown.action is not Action.KEEP]
+    return [finding for finding in findings if finding["action"] != Action.KEEP]
 
 
-def show(findings: Sequence[Shown], form: str, *, looked_at: int | None) -> None:
+def show(findings: Sequence[Finding], form: str, *, looked_at: int | None) -> None:
     """Print findings. `looked_at` is how many Pods were judged, None where not all could be."""
     if form != "table":
-        write_data([shown.to_dict() for shown in findings], form)
+        write_data(list(findings), form)
     elif findings:
         write_table(HEADERS, map(_row, _ordered(findings)))
     elif looked_at is not None:
@@ -29,37 +38,28 @@ def show(findings: Sequence[Shown], form: str, *, looked_at: int | None) -> None
 
 def show_healed(healed: Scan, form: str) -> None:
     """Print what `run --once` deleted, and what is left for later."""
-    left = suspects(healed.findings)
+    deleted, left = told(healed.deleted), suspects(told(healed.findings))
     if form != "table":
-        deleted = [shown.to_dict() for shown in healed.deleted]
-        write_data({"deleted": deleted, "left": [shown.to_dict() for shown in left]}, form)
+        write_data({"deleted": deleted, "left": left}, form)
         return
-    for title, some in (("Deleted", healed.deleted), ("Left for later", left)):
+    for title, some in (("Deleted", deleted), ("Left for later", left)):
         write(f"{title}: {len(some)}")
         if some:
             write_table(HEADERS, map(_row, _ordered(some)))
 
 
-def _ordered(findings: Iterable[Shown]) -> list[Shown]:
-    return sorted(findings, key=lambda shown: (shown.pod.namespace, shown.pod.name))
+def _ordered(findings: Iterable[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: (finding["namespace"], finding["pod"]))
 
 
-def _row(shown: Shown) -> Sequence[object]:
-    return (
-        shown.pod.namespace,
-        shown.pod.name,
-        shown.finding.reason.value,
-        shown.action.value,
-        shown.withheld and shown.withheld.value,
-        rfc3339(shown.due),
-        shown.airflow,
-        _task(shown.finding.task),
-        shown.finding.detail,
-    )
+def _row(finding: Finding) -> Sequence[object]:
+    return [task_name(finding["task"]) if name == "task" else finding[name] for name in HEADERS]
 
 
-def _task(task: TaskInstance | None) -> str | None:
+def task_name(task: dict[str, Any] | None) -> str | None:
+    """Name a task instance in a table: DAG, run, task and map index."""
     if task is None:
         return None
-    mapped = f"[{task.map_index}]" if task.map_index >= 0 else ""
-    return f"{task.dag_id} {task.run_id} {task.task_id}{mapped}"
+    map_index = task.get("map_index")
+    mapped = f"[{map_index}]" if isinstance(map_index, int) and map_index >= 0 else ""
+    return f"{task.get('dag_id')} {task.get('run_id')} {task.get('task_id')}{mapped}"

@@ -64,8 +64,26 @@ output = click.option(
 )
 
 
+remote = click.option(
+    "--from",
+    "source",
+    metavar="URL",
+    callback=lambda _ctx, _parameter, value: value and _remote(value),
+    help="Read it from a running healer that has findings: true.",
+)
+
+
+def _remote(source: str) -> str:
+    from healer.cli.remote import url_of
+
+    try:
+        return url_of(source)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
 def configured(*, quiet: bool) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Give a command the common options and hand it a `Session` instead.
+    """Give a command the common options and hand it a `Session` instead, or None where it reads a running healer.
 
     `quiet` is for one-shot commands: they answer on standard output, so they log only what is asked for, or warnings.
     """
@@ -73,13 +91,27 @@ def configured(*, quiet: bool) -> Callable[[Callable[..., int]], Callable[..., i
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
         @wraps(command)
         def wrapped(**given: Any) -> int:
-            return command(_session(given, quiet=quiet), **given)
+            if not given.get("source"):
+                return command(_session(given, quiet=quiet), **given)
+            _stand_by(given)
+            return command(None, **given)
 
         for option in reversed(_OPTIONS):
             wrapped = option(wrapped)
         return wrapped
 
     return decorate
+
+
+def _stand_by(given: dict[str, Any]) -> None:
+    """Take the common options out of what click collected: a running healer has a configuration of its own."""
+    common = {"config", "kubeconfig", "context", *(twin.flag for twin in TWINS if twin.flag)}
+    form, level = given.pop("log_format"), given.pop("log_level")
+    for name in common & given.keys():
+        if given.pop(name) not in (None, ()):
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"--from shows what a running healer has found: leave {option} away")
+    set_up(LogFormat(form or LogFormat.TEXT), LogLevel(level or LogLevel.WARNING))
 
 
 def _session(given: dict[str, Any], *, quiet: bool) -> Session:

@@ -54,13 +54,14 @@ def _failed(error: Exception) -> int:
     """Tell what the world or we did wrong. Imports late: whoever raises these has paid for their imports already."""
     from healer.airflow import AirflowRefused
     from healer.cli.office import NotLeaderError, ReleaseError
+    from healer.cli.remote import RemoteError
     from healer.cluster import ClusterError, ConnectError
     from healer.metrics import ListenError
     from healer.reconcile import NoSuchPodError
 
     if isinstance(error, ConnectError | ListenError | NoSuchPodError | AirflowRefused | ReleaseError):
         return _tell(str(error), USAGE)
-    if isinstance(error, ClusterError | NotLeaderError):
+    if isinstance(error, ClusterError | NotLeaderError | RemoteError):
         return _tell(str(error), INCOMPLETE)
     _log.debug("the traceback of the mistake", exc_info=error)
     what = f"{type(error).__name__}: {error}".partition("\n")[0]

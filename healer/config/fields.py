@@ -176,10 +176,19 @@ def hint(word: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
 
 
+def _switch(value: object) -> object:
+    """Take the words of a variable, which knows only text, for what they mean."""
+    switch = {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+    if not isinstance(switch, bool):
+        raise ValueError(f"must be true or false, not {value!r}")  # noqa: TRY004 pydantic wants this one
+    return switch
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[float, BeforeValidator(parse_duration), AfterValidator(_positive)]
 Namespace = Annotated[str, AfterValidator(_namespace)]
 AirflowName = Annotated[str, AfterValidator(_airflow_name)]
 Url = Annotated[str, AfterValidator(_url)]
 Listen = Annotated[str, AfterValidator(_listen)]
+Switch = Annotated[bool, BeforeValidator(_switch)]
 Actions = Annotated[Mapping[Reason, Action], BeforeValidator(_actions), AfterValidator(_sealed)]

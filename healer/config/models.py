@@ -20,6 +20,7 @@ from healer.config.fields import (
     Namespace,
     Ownership,
     PositiveDuration,
+    Switch,
     Url,
 )
 from healer.model import STAMP_LABEL
@@ -175,6 +176,7 @@ class Config(Model):
     audit_interval: PositiveDuration = _lasting("10m", "between full reads of Pods and task instances")
     freshness: PositiveDuration = _lasting("15s", "how old Airflow's answer may be when a Pod is deleted on it")
     listen: Listen = Field(default=":8080", description="where `/metrics`, `/healthz` and `/readyz` are served")
+    findings: Switch = Field(default=False, description="`true`: `run` serves what it has found, at `/findings`")
     leader_election: LeaderElection = Field(default_factory=LeaderElection)
     log: Log = Field(default_factory=Log)
     airflows: tuple[AirflowConfig, ...] = Field(min_length=1, description="one entry per Airflow")

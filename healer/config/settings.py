@@ -39,6 +39,7 @@ TOP_TWINS = (
     _twin("auditInterval", "audit_interval"),
     _twin("freshness", "freshness"),
     _twin("listen", "listen"),
+    _twin("findings", "findings", flag=False),
     _twin("log.format", "log_format"),
     _twin("log.level", "log_level"),
 )

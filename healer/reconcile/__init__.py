@@ -3,6 +3,7 @@
 from healer.reconcile.casebook import owns
 from healer.reconcile.oneshot import Explanation, NoSuchPodError, Scan, explain, heal_once, scan
 from healer.reconcile.reconciler import Depth, Reconciler, Tools
+from healer.reconcile.view import View
 
 __all__ = [
     "Depth",
@@ -11,6 +12,7 @@ __all__ = [
     "Reconciler",
     "Scan",
     "Tools",
+    "View",
     "explain",
     "heal_once",
     "owns",

@@ -21,13 +21,14 @@ from healer.clock import steady
 from healer.cluster import Cluster, ClusterError, Right
 from healer.config import AirflowConfig, Mode
 from healer.metrics import Metrics
-from healer.model import Action, Answer, Finding, Identity, Known, Pod, Unknown, Withheld, rfc3339
+from healer.model import Action, Answer, Finding, Identity, Known, Pod, Unknown, rfc3339
 from healer.reconcile.casebook import Casebook, Record, is_settled, owns
 from healer.reconcile.healing import Healed, Healing
+from healer.reconcile.view import View
 from healer.regrets import Regret, Regrets
 from healer.report import Herald, Shown, subject
 from healer.rules import Terms, needs_siblings
-from healer.suspects import Now, Quarantine, Signature, Suspect, signature
+from healer.suspects import Now, Quarantine, Signature, Suspect
 
 log = structlog.get_logger(__name__)
 
@@ -116,8 +117,13 @@ class Reconciler:
 
     def shown(self, *, first_look: bool = False) -> list[Shown]:
         """Return the findings on all Pods as users see them; after a first look nobody has been suspected for long."""
-        shown = [self._show(record, self._quarantine.get(record.pod.uid)) for record in self._book]
+        shown = list(self.view().findings())
         return [replace(each, since=None) for each in shown] if first_look else shown
+
+    def view(self) -> View:
+        """Return what is known now, for other threads to read."""
+        suspects = {suspect.pod.uid: suspect for suspect in self._quarantine}
+        return View(self.config, tuple(self._book), suspects, self._healed.withheld, self._now())
 
     def record(self, uid: str) -> Record | None:
         """Return what is known of one Pod."""
@@ -298,7 +304,8 @@ class Reconciler:
 
     def _heal(self, unreadable: set[str]) -> None:
         self._healed = self._healing.heal(self._now(), unreadable)
-        self.deleted = tuple(self._show(Record(s.pod, s.finding), s) for s in self._healed.deleted)
+        deleted = self._healed.deleted
+        self.deleted = tuple(map(self.view().show_suspect, deleted)) if deleted else ()
         self._regrets.forget(self._healed.gone)
         self._forget(self._healed.gone)
 
@@ -320,23 +327,6 @@ class Reconciler:
         metrics.held(name, sum(s.pod.cpu_cores for s in suspects), sum(s.pod.memory_bytes for s in suspects))
         metrics.breaker(name, self._healing.breaker.is_open)
         metrics.pass_done(name, self._tools.clock() - started, self._tools.wall())
-
-    def _show(self, record: Record, suspect: Suspect | None) -> Shown:
-        """Show a finding; what its suspect waits for only where it is suspected of the same."""
-        action = self.config.policy.actions.get(record.finding.reason, Action.KEEP)
-        if suspect is None or suspect.signature != signature(record.finding):
-            withheld = Withheld.NOT_DUE if action is Action.DELETE else None
-            return Shown(record.pod, self.config.name, record.finding, action, withheld)
-        now = self._now()
-        return Shown(
-            record.pod,
-            self.config.name,
-            record.finding,
-            action,
-            self._healed.withheld.get(record.pod.uid),
-            now.to_server(suspect.since),
-            now.to_server(suspect.due),
-        )
 
 
 def _complete(pods: Iterable[Pod], answers: Mapping[str, Answer]) -> dict[str, Answer]:
