@@ -23,12 +23,18 @@ from prometheus_client.exposition import choose_encoder
 
 from healer import __version__
 from healer.config import AirflowConfig, Config, Mode, listen_address
-from healer.model import ACTING, Action, Reason, Withheld
+from healer.model import ACTING, Action, Amounts, Reason, Withheld
 
 _log = logging.getLogger(__name__)
 
 RESULTS = ("deleted", "conflict", "gone", "denied", "stale", "refuted", "error")
 """How a deletion can end: the values of `result`."""
+
+RESOURCES = 16
+"""How many extended resources are told apart by name: their names come out of Pods, whoever made them."""
+
+OTHER = "other"
+"""What the extended resources beyond these are told as."""
 
 DELAYS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 900, 3600)
 REQUESTS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -74,6 +80,7 @@ class Metrics:
         self._restarts_told = 0
         ProcessCollector(registry=self.registry)
         self._create_findings()
+        self._create_holdings()
         self._create_calls()
         self._create_passes()
         self.forget()
@@ -88,7 +95,7 @@ class Metrics:
             self.pods(name, {})
             self.suspects(name, {})
             self.withheld(name, {})
-            self.held(name, 0, 0)
+            self.held(name, Amounts())
             self.breaker(name, False)
 
     def collect(self) -> Iterator[Metric]:
@@ -124,10 +131,36 @@ class Metrics:
         """Observe the time from due to deleted."""
         self._delay.labels(airflow).observe(max(0.0, seconds))
 
-    def held(self, airflow: str, cpu: float, memory: float) -> None:
-        """Set what the suspects request: cores and bytes."""
-        self._cpu.labels(airflow).set(cpu)
-        self._memory.labels(airflow).set(memory)
+    def held(self, airflow: str, amounts: Amounts) -> None:
+        """Set what the suspects hold."""
+        self._cpu.labels(airflow).set(amounts.cpu_cores)
+        self._memory.labels(airflow).set(amounts.memory_bytes)
+        bounded = self._bounded(amounts.extended)
+        for resource in self._resources:
+            self._extended.labels(airflow, resource).set(bounded.get(resource, 0.0))
+
+    def wasted(self, airflow: str, seconds: Amounts) -> None:
+        """Count resource-seconds that suspects have held since their task instance ended."""
+        self._cpu_seconds.labels(airflow).inc(seconds.cpu_cores)
+        self._memory_seconds.labels(airflow).inc(seconds.memory_bytes)
+        for resource, amount in self._bounded(seconds.extended).items():
+            self._extended_seconds.labels(airflow, resource).inc(amount)
+
+    def reclaimed(self, airflow: str, amounts: Amounts) -> None:
+        """Count what deleted Pods held."""
+        self._cpu_reclaimed.labels(airflow).inc(amounts.cpu_cores)
+        self._memory_reclaimed.labels(airflow).inc(amounts.memory_bytes)
+        for resource, amount in self._bounded(amounts.extended).items():
+            self._extended_reclaimed.labels(airflow, resource).inc(amount)
+
+    def _bounded(self, extended: Mapping[str, float]) -> dict[str, float]:
+        """Return these by the names that may be labels: the first `RESOURCES` that were met, and `OTHER`."""
+        bounded: dict[str, float] = {}
+        for name, amount in extended.items():
+            resource = name if name in self._resources or len(self._resources) < RESOURCES else OTHER
+            self._resources.add(resource)
+            bounded[resource] = bounded.get(resource, 0.0) + amount
+        return bounded
 
     def breaker(self, airflow: str, is_open: bool) -> None:
         """Set whether the breaker is open or half-open."""
@@ -184,10 +217,24 @@ class Metrics:
             "regrets", "Pods that would have been deleted and that Airflow used later.", "airflow", "reason"
         )
         self._delay = self._histogram("healing_delay_seconds", "From due to deleted.", DELAYS, "airflow")
-        self._cpu = self._gauge("held_cpu_cores", "CPU requested by suspects.", "airflow")
-        self._memory = self._gauge("held_memory_bytes", "Memory requested by suspects.", "airflow")
         self._breaker = self._gauge("breaker_open", "Whether deletions of active Pods are stopped.", "airflow")
         self._mode = self._gauge("mode", "1 for the mode in force.", "airflow", "mode")
+
+    def _create_holdings(self) -> None:
+        self._resources: set[str] = set()
+        one, each = ("airflow",), ("airflow", "resource")
+        self._cpu = self._gauge("held_cpu_cores", "CPU requested by suspects.", *one)
+        self._memory = self._gauge("held_memory_bytes", "Memory requested by suspects.", *one)
+        self._extended = self._gauge("held_extended_resources", "Other resources requested by suspects.", *each)
+        held = "that suspects have held since their task instance ended."
+        self._cpu_seconds = self._counter("held_cpu_core_seconds", f"Core-seconds {held}", *one)
+        self._memory_seconds = self._counter("held_memory_byte_seconds", f"Byte-seconds {held}", *one)
+        self._extended_seconds = self._counter("held_extended_resource_seconds", f"Resource-seconds {held}", *each)
+        self._cpu_reclaimed = self._counter("reclaimed_cpu_cores", "CPU that deleted Pods held.", *one)
+        self._memory_reclaimed = self._counter("reclaimed_memory_bytes", "Memory that deleted Pods held.", *one)
+        self._extended_reclaimed = self._counter(
+            "reclaimed_extended_resources", "Other resources that deleted Pods held.", *each
+        )
 
     def _create_calls(self) -> None:
         self._requests = self._counter("airflow_requests", "Requests to Airflow.", "airflow", "call", "code")
@@ -214,6 +261,8 @@ class Metrics:
         self._delay.labels(name)
         self._pass_duration.labels(name)
         self._last_pass.labels(name)
+        self.wasted(name, Amounts())
+        self.reclaimed(name, Amounts())
         for reason in ACTING:
             for result in RESULTS:
                 self._deletions.labels(name, reason.value, result)

@@ -6,6 +6,7 @@ epoch, in *their* clock; times of our own (`sent`) are seconds of `healer.clock`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -239,7 +240,10 @@ class Container(Struct, frozen=True, gc=False):
 
 
 class Pod(Struct, frozen=True, gc=False):
-    """What the healer knows of a Pod: never its env, args or volumes. `selected`: `POD_SELECTOR` finds it."""
+    """What the healer knows of a Pod: never its env, args or volumes. `selected`: `POD_SELECTOR` finds it.
+
+    `cpu_cores`, `memory_bytes`, `extended` (such as GPUs, by name) are its effective requests.
+    """
 
     namespace: str
     name: str
@@ -258,10 +262,19 @@ class Pod(Struct, frozen=True, gc=False):
     selected: bool = True
     cpu_cores: float = 0.0
     memory_bytes: float = 0.0
+    extended: tuple[tuple[str, float], ...] = ()
 
     def __str__(self) -> str:
         """`namespace/name`, as kubectl users write it."""
         return f"{self.namespace}/{self.name}"
+
+
+class Amounts(Struct, frozen=True):
+    """Resources, or resource-seconds. `extended` is by the resource's name."""
+
+    cpu_cores: float = 0.0
+    memory_bytes: float = 0.0
+    extended: Mapping[str, float] = {}
 
 
 class TaskInstance(Struct, frozen=True):

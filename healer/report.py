@@ -20,6 +20,7 @@ from msgspec import UNSET, Struct
 
 from healer.cluster import Cluster, Outcome, Result
 from healer.model import Action, Finding, Pod, Reason, TaskInstance, Withheld, rfc3339
+from healer.waste import holds, idle_since
 
 DETECTED = frozenset(
     {Reason.ORPHANED, Reason.SUPERSEDED, Reason.ABANDONED, Reason.TASK_REMOVED, Reason.RUN_DELETED},
@@ -64,6 +65,7 @@ class Shown(Struct, frozen=True):
             "detail": self.finding.detail,
             "since": rfc3339(self.since),
             "due": rfc3339(self.due),
+            "holds": _holds(self.pod, self.finding.task),
         }
 
 
@@ -77,6 +79,18 @@ def _task(task: TaskInstance | None) -> dict[str, Any] | None:
         "map_index": task.map_index,
         "try_number": task.try_number,
         "state": None if task.state is UNSET else task.state,
+    }
+
+
+def _holds(pod: Pod, task: TaskInstance | None) -> dict[str, Any] | None:
+    """What a Pod occupies, and since when nobody has needed that; None where it occupies nothing any more."""
+    if not holds(pod):
+        return None
+    return {
+        "cpu_cores": pod.cpu_cores,
+        "memory_bytes": pod.memory_bytes,
+        "extended": dict(pod.extended),
+        "since": rfc3339(idle_since(pod, task)),
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from healer.cli import waste
 from healer.cli.output import write, write_data, write_table
 from healer.model import Action
 from healer.reconcile import Scan
@@ -32,6 +34,9 @@ def show(findings: Sequence[Finding], form: str, *, looked_at: int | None) -> No
         write_data(list(findings), form)
     elif findings:
         write_table(HEADERS, map(_row, _ordered(findings)))
+        summary = waste.summary(suspects(findings), time.time())
+        if summary:
+            write(f"\n{summary}")
     elif looked_at is not None:
         write(f"Nothing found among {looked_at} Pods of the KubernetesPodOperator.")
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from healer.cluster.errors import Malformed
+from healer.cluster.requests import Quantity, Requester, Resources, effective, extended
 from healer.model import PROTECT_ANNOTATION, STAMP_LABEL, Container, Labels, Pod, shared
 
 
@@ -51,23 +52,12 @@ class _Metadata(Struct, rename="camel", gc=False):
     owner_references: list[_Owner] | None = None
 
 
-class _Requests(Struct, gc=False):
-    cpu: str | int | float | None = None
-    memory: str | int | float | None = None
-
-
-class _Resources(Struct, gc=False):
-    requests: _Requests | None = None
-
-
-class _Container(Struct, gc=False):
-    name: str | None = None
-    resources: _Resources | None = None
-
-
 class _Spec(Struct, rename="camel", gc=False):
     restart_policy: str | None = None
-    containers: list[_Container] | None = None
+    containers: list[Requester] | None = None
+    init_containers: list[Requester] | None = None
+    overhead: dict[str, Quantity] | None = None
+    resources: Resources | None = None
 
 
 class _Terminated(Struct, rename="camel", gc=False):
@@ -174,7 +164,7 @@ def _pod(raw: _Pod) -> Pod | None:
     if not (metadata.namespace and metadata.name and metadata.uid):
         return None
     labels, annotations = metadata.labels or _Labels(), metadata.annotations or _Annotations()
-    requests = [container.resources.requests for container in spec.containers or () if container.resources]
+    amounts = effective(spec.containers or (), spec.init_containers, spec.overhead, spec.resources)
     return Pod(
         namespace=shared(metadata.namespace),
         name=metadata.name,
@@ -192,8 +182,9 @@ def _pod(raw: _Pod) -> Pod | None:
         restart_never=spec.restart_policy == "Never",
         stamp=_shared(labels.stamp),
         selected=_selected(labels),
-        cpu_cores=sum((quantity(each.cpu) for each in requests if each), 0.0),
-        memory_bytes=sum((quantity(each.memory) for each in requests if each), 0.0),
+        cpu_cores=amounts.get("cpu", 0.0),
+        memory_bytes=amounts.get("memory", 0.0),
+        extended=extended(amounts),
     )
 
 
@@ -217,7 +208,7 @@ def _shared_labels(labels: _Labels) -> Labels:
     )
 
 
-def _containers(specified: Iterable[_Container], statuses: Iterable[_ContainerStatus]) -> tuple[Container, ...]:
+def _containers(specified: Iterable[Requester], statuses: Iterable[_ContainerStatus]) -> tuple[Container, ...]:
     """Join the regular containers of the spec (init containers are not among them) with how they ended."""
     names = tuple(container.name for container in specified if container.name)
     ended = {each.name: each.state.terminated for each in statuses if each.state and each.state.terminated}
@@ -245,16 +236,3 @@ def _seconds(time: str | None) -> float | None:
     except ValueError:
         return None
     return moment.timestamp() if moment.tzinfo else None
-
-
-@lru_cache(maxsize=1024)
-def quantity(value: str | float | None) -> float:
-    """Return a Kubernetes quantity (`500m`, `2Gi`) as a plain number; 0 where it is missing or malformed."""
-    from kubernetes.utils.quantity import parse_quantity
-
-    if value is None:
-        return 0.0
-    try:
-        return float(parse_quantity(value))  # type: ignore[no-untyped-call]
-    except (ValueError, ArithmeticError):
-        return 0.0

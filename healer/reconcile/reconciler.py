@@ -24,11 +24,13 @@ from healer.metrics import Metrics
 from healer.model import Action, Answer, Finding, Identity, Known, Pod, Unknown, rfc3339
 from healer.reconcile.casebook import Casebook, Record, is_settled, owns
 from healer.reconcile.healing import Healed, Healing
+from healer.reconcile.ledger import Ledger
 from healer.reconcile.view import View
 from healer.regrets import Regret, Regrets
 from healer.report import Herald, Shown, subject
 from healer.rules import Terms, needs_siblings
 from healer.suspects import Now, Quarantine, Signature, Suspect
+from healer.waste import held
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +84,7 @@ class Reconciler:
             clock=tools.clock,
         )
         self._regrets = Regrets()
+        self._ledger = Ledger(tools.clock())
         self._announced: dict[str, Signature] = {}
         self._lifted = False
         self._healed = Healed({})
@@ -324,7 +327,9 @@ class Reconciler:
         metrics.pods(name, Counter(record.finding.reason for record in self._book))
         metrics.suspects(name, self._quarantine.counts())
         metrics.withheld(name, Counter(self._healed.withheld.values()))
-        metrics.held(name, sum(s.pod.cpu_cores for s in suspects), sum(s.pod.memory_bytes for s in suspects))
+        metrics.held(name, held(suspect.pod for suspect in suspects))
+        metrics.wasted(name, self._ledger.charge(suspects, self._healed.deleted, self._now()))
+        metrics.reclaimed(name, held(suspect.pod for suspect in self._healed.deleted))
         metrics.breaker(name, self._healing.breaker.is_open)
         metrics.pass_done(name, self._tools.clock() - started, self._tools.wall())
 

@@ -25,6 +25,13 @@ METRICS: Mapping[str, set[str]] = {
     "healing_delay_seconds": {"airflow"},
     "held_cpu_cores": {"airflow"},
     "held_memory_bytes": {"airflow"},
+    "held_extended_resources": {"airflow", "resource"},
+    "held_cpu_core_seconds": {"airflow"},
+    "held_memory_byte_seconds": {"airflow"},
+    "held_extended_resource_seconds": {"airflow", "resource"},
+    "reclaimed_cpu_cores": {"airflow"},
+    "reclaimed_memory_bytes": {"airflow"},
+    "reclaimed_extended_resources": {"airflow", "resource"},
     "breaker_open": {"airflow"},
     "mode": {"airflow", "mode"},
     "airflow_requests": {"airflow", "call", "code"},
@@ -46,7 +53,7 @@ def occupied(world: World) -> World:
     """A world with a running task's Pod, a leftover and an orphan."""
     world.seed(world.task("alive", "running"), world.task("dead", "failed"), world.task("over", "success"))
     for task in ("alive", "dead"):
-        world.pod(task, name=task, requests={"cpu": "2", "memory": "1Gi"})
+        world.pod(task, name=task, requests={"cpu": "2", "memory": "1Gi", "nvidia.com/gpu": "1"})
     world.ended("over", name="over")
     return world
 
@@ -92,6 +99,9 @@ def test_every_figure_has_its_labels_and_no_others(occupied: World) -> None:
         seen = samples(healer)
         assert healer.metric("deletions_total", result="deleted") == 2
         assert healer.metric("healing_delay_seconds_count") == 2
+        assert healer.metric("reclaimed_cpu_cores_total") >= 2
+        assert healer.metric("reclaimed_extended_resources_total", resource="nvidia.com/gpu") == 1
+        assert healer.metric("held_cpu_core_seconds_total") > 0
         assert healer.metric("pods", reason="in-use") == healer.metric("pods") == 1
         assert healer.metric("mode", mode="enforce") == healer.metric("namespace_readable") == 1
         assert healer.stop() == 0
@@ -109,6 +119,7 @@ def test_what_suspects_hold_is_told(occupied: World) -> None:
         orphan = healer.metric("held_cpu_cores")
         assert orphan >= 2
         assert healer.metric("held_memory_bytes") >= 2**30
+        assert healer.metric("held_extended_resources", resource="nvidia.com/gpu") == 1
         assert healer.metric("suspects", reason="orphaned", action="delete") == 1
         assert healer.stop() == 0
 

@@ -154,6 +154,11 @@ def _spec(containers: Sequence[str], restart_policy: str, requests: Mapping[str,
     }
 
 
+def _limits(requests: Mapping[str, str]) -> Json:
+    """Of memory, and of extended resources, which have no requests without limits."""
+    return {resource: amount for resource, amount in requests.items() if resource == "memory" or "/" in resource}
+
+
 def _base(name: str, requests: Mapping[str, str], *, xcom: bool) -> Json:
     settings = {
         "ENVIRONMENT": "production",
@@ -179,7 +184,7 @@ def _base(name: str, requests: Mapping[str, str], *, xcom: bool) -> Json:
         "args": ["--partition", "2026-01-01", "--source", "orders", "--target", "curated.orders_daily"],
         "env": [*({"name": key, "value": value} for key, value in settings.items()), secret],
         "envFrom": [{"configMapRef": {"name": "etl-common", "optional": True}}],
-        "resources": {"requests": dict(requests), "limits": {"memory": requests["memory"]}} if requests else {},
+        "resources": {"requests": dict(requests), "limits": _limits(requests)} if requests else {},
         "volumeMounts": [*mounts, *([XCOM_VOLUME] if xcom else [])],
     }
 

@@ -55,6 +55,7 @@ FIELDS = [
     "detail",
     "since",
     "due",
+    "holds",
 ]
 
 
@@ -106,7 +107,8 @@ class TestScan:
         assert len([line for line in as_yaml.out.splitlines() if "detail" in line and "ended 2026" in line]) == 1
 
     def test_a_table_never_folds(self, good: World) -> None:
-        header, row = good.run("scan").out.splitlines()
+        header, row, _, summary = good.run("scan").out.splitlines()
+        assert summary.startswith("1 orphan holds ")
         assert header.split() == [
             "NAMESPACE",
             "POD",

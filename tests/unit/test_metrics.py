@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from healer import __version__
 from healer.config import AirflowConfig, Config, Mode
-from healer.metrics import RESULTS, ListenError, Metrics, Server, serve
-from healer.model import ACTING, Action, Reason, Withheld
+from healer.metrics import RESOURCES, RESULTS, ListenError, Metrics, Server, serve
+from healer.model import ACTING, Action, Amounts, Reason, Withheld
 
 CONTRACT = {
     "pods": {"airflow", "reason"},
@@ -24,6 +24,13 @@ CONTRACT = {
     "healing_delay_seconds": {"airflow"},
     "held_cpu_cores": {"airflow"},
     "held_memory_bytes": {"airflow"},
+    "held_extended_resources": {"airflow", "resource"},
+    "held_cpu_core_seconds_total": {"airflow"},
+    "held_memory_byte_seconds_total": {"airflow"},
+    "held_extended_resource_seconds_total": {"airflow", "resource"},
+    "reclaimed_cpu_cores_total": {"airflow"},
+    "reclaimed_memory_bytes_total": {"airflow"},
+    "reclaimed_extended_resources_total": {"airflow", "resource"},
     "breaker_open": {"airflow"},
     "mode": {"airflow", "mode"},
     "airflow_requests_total": {"airflow", "call", "code"},
@@ -89,6 +96,8 @@ def fetch(server: Server, path: str, accept: str = "") -> tuple[int, str, str]:
 def test_names_and_labels_are_those_of_the_contract(metrics: Metrics) -> None:
     metrics.airflow_call("a", Call("list", "200", 0.1))
     metrics.kubernetes_call("list", "200")
+    for tell in (metrics.held, metrics.wasted, metrics.reclaimed):
+        tell("a", Amounts(extended={"nvidia.com/gpu": 1.0}))
     seen: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(metrics.render()[0].decode()):
         for sample in family.samples:
@@ -174,7 +183,7 @@ def test_counts(metrics: Metrics) -> None:
     metrics.deletion("a", Reason.ORPHANED, "deleted")
     metrics.healing_delay("a", 1.5)
     metrics.healing_delay("a", -1)
-    metrics.held("a", 2.5, 1024)
+    metrics.held("a", Amounts(2.5, 1024))
     metrics.breaker("a", True)
     metrics.airflow_call("a", Call("list", "timeout", 2.0))
     metrics.airflow_success("a", 123)
@@ -193,6 +202,23 @@ def test_counts(metrics: Metrics) -> None:
     assert value(metrics, "namespace_readable", namespace="x") == 1
     assert value(metrics, "pass_duration_seconds_count", airflow="a") == 1
     assert value(metrics, "last_pass_timestamp_seconds", airflow="a") == 456
+
+
+def test_resources_are_told_apart_up_to_a_number() -> None:
+    metrics = Metrics(make_config())
+    many = {f"example.com/r{number:02}": 1.0 for number in range(RESOURCES + 5)}
+    metrics.held("a", Amounts(extended=many))
+    metrics.wasted("a", Amounts(2.0, 3.0, many))
+    found = samples(metrics)
+    for name in ("held_extended_resources", "held_extended_resource_seconds_total"):
+        told = {labels[1]: amount for labels, amount in found[f"kpo_healer_{name}"].items()}
+        assert len(told) == RESOURCES + 1
+        assert told["other"] == 5
+    assert value(metrics, "held_cpu_core_seconds_total", airflow="a") == 2
+    metrics.held("a", Amounts(extended={"example.com/r00": 7.0, "example.com/r99": 1.0}))
+    assert value(metrics, "held_extended_resources", airflow="a", resource="example.com/r00") == 7
+    assert value(metrics, "held_extended_resources", airflow="a", resource="example.com/r01") == 0
+    assert value(metrics, "held_extended_resources", airflow="a", resource="other") == 1
 
 
 def test_watch_restarts_follow_the_watch(metrics: Metrics) -> None:

@@ -1,0 +1,102 @@
+"""What a Pod occupies on its node: its effective requests, by the rule that the scheduler goes by.
+
+The containers run together, and so do the init containers that are restarted always (sidecars); the other init
+containers run before, one after another, beside the sidecars that stand above them. What counts is the larger of the
+two, resource by resource, plus the overhead of the Pod's runtime class. CPU and memory that are requested for the Pod
+as a whole take the place of its containers' sum. (Kubernetes, "Sidecar containers: resource sharing within containers",
+"Pod overhead", "Pod-level resources".)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from msgspec import Struct
+
+Quantity = str | int | float | None
+Amounts = Mapping[str, float]
+"""By resource: cores, bytes, pieces."""
+
+_NONE: Amounts = {}
+
+
+class Resources(Struct, gc=False):
+    """`resources` of a container or a Pod."""
+
+    requests: dict[str, Quantity] | None = None
+
+
+class Requester(Struct, rename="camel", gc=False):
+    """A container as far as its requests go."""
+
+    name: str | None = None
+    resources: Resources | None = None
+    restart_policy: str | None = None
+
+
+def effective(
+    containers: Iterable[Requester],
+    init: Iterable[Requester] | None,
+    overhead: Mapping[str, Quantity] | None,
+    whole: Resources | None,
+) -> Amounts:
+    """Return what a Pod requests, by resource; `whole` are the resources of the Pod itself."""
+    total: Amounts = _NONE
+    for container in containers:
+        total = _plus(total, _of(container.resources))
+    if init:
+        total = _with_init(total, init)
+    if whole is not None:
+        total = {**total, **{name: amount for name, amount in _of(whole).items() if name in {"cpu", "memory"}}}
+    return _plus(total, _amounts(overhead)) if overhead else total
+
+
+def extended(amounts: Amounts) -> tuple[tuple[str, float], ...]:
+    """Return the extended resources among these, such as `nvidia.com/gpu`, by name: all that no node has by itself."""
+    return tuple(sorted((name, amount) for name, amount in amounts.items() if _is_extended(name) and amount))
+
+
+@lru_cache(maxsize=1024)
+def quantity(value: Quantity) -> float:
+    """Return a Kubernetes quantity (`500m`, `2Gi`) as a plain number; 0 where it is missing or malformed."""
+    from kubernetes.utils.quantity import parse_quantity
+
+    if value is None:
+        return 0.0
+    try:
+        return float(parse_quantity(value))  # type: ignore[no-untyped-call]
+    except (ValueError, ArithmeticError):
+        return 0.0
+
+
+def _with_init(running: Amounts, init: Iterable[Requester]) -> Amounts:
+    sidecars: Amounts = _NONE
+    peak: Amounts = _NONE
+    for container in init:
+        beside = _plus(sidecars, _of(container.resources))
+        if container.restart_policy == "Always":
+            sidecars = beside
+        peak = {name: max(peak.get(name, 0.0), beside.get(name, 0.0)) for name in peak.keys() | beside.keys()}
+    running = _plus(running, sidecars)
+    return {name: max(peak.get(name, 0.0), running.get(name, 0.0)) for name in peak.keys() | running.keys()}
+
+
+def _of(resources: Resources | None) -> Amounts:
+    return _amounts(resources.requests) if resources is not None and resources.requests else _NONE
+
+
+def _amounts(requests: Mapping[str, Quantity]) -> Amounts:
+    return {name: quantity(value) for name, value in requests.items()}
+
+
+def _plus(one: Amounts, other: Amounts) -> Amounts:
+    if not one or not other:
+        return one or other
+    return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in one.keys() | other.keys()}
+
+
+def _is_extended(name: str) -> bool:
+    """Whether a resource is an extended one: it has a domain, and none of Kubernetes' own."""
+    domain, slash, _ = name.partition("/")
+    return bool(slash) and domain != "kubernetes.io" and not domain.endswith(".kubernetes.io")
