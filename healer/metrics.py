@@ -82,7 +82,7 @@ class Metrics:
         self._create_findings()
         self._create_holdings()
         self._create_calls()
-        self._create_passes()
+        self._create_passes(config.interval)
         self.forget()
         for airflow in config.airflows:
             self._prepare(airflow)
@@ -247,12 +247,13 @@ class Metrics:
         self._kubernetes = self._counter("kubernetes_requests", "Requests to the API server.", "verb", "code")
         self._readable = self._gauge("namespace_readable", "Whether the namespace's Pods can be listed.", "namespace")
 
-    def _create_passes(self) -> None:
+    def _create_passes(self, interval: float) -> None:
         self._pass_duration = self._histogram("pass_duration_seconds", "How long a pass took.", PASSES, "airflow")
         self._last_pass = self._gauge("last_pass_timestamp_seconds", "When the last pass ended.", "airflow")
         self._restarts = self._counter("watch_restarts", "How often the watch had to be started again.")
         self._gauge("leader", "Whether this replica acts.").set_function(lambda: float(self._leads()))
         self._gauge("build_info", "The version that runs.", "version").labels(__version__).set(1)
+        self._gauge("interval_seconds", "The configured time between passes.").set(interval)
 
     def _prepare(self, airflow: AirflowConfig) -> None:
         name = airflow.name

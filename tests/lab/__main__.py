@@ -16,6 +16,7 @@ from types import FrameType
 from tests.lab.assets import binaries
 from tests.lab.kube import Cluster
 from tests.lab.processes import LabError, say, stop_all
+from tests.lab.prometheus_assets import programs
 
 
 def main() -> int:
@@ -70,7 +71,7 @@ def _prepare(_: argparse.Namespace) -> int:
     """The build needs the processor, the installation mostly the network: side by side."""
     with ThreadPoolExecutor() as pool:
         try:
-            steps = [pool.submit(step) for step in (binaries, *_airflow_steps())]
+            steps = [pool.submit(step) for step in (programs, binaries, *_airflow_steps())]
             for step in as_completed(steps):
                 step.result()
         except BaseException:  # Ctrl-C too: the other threads would go on for minutes

@@ -117,7 +117,7 @@ def _build_one(name: str, target: Path) -> None:
     unfinished = target.with_name(f".{name}.unfinished")
     run_shown(
         f"building {name} from Go modules (once)",
-        [_go(), "build", "-trimpath", "-ldflags", _flags(name), "-o", unfinished, PACKAGES[name]],
+        [go(), "build", "-trimpath", "-ldflags", _flags(name), "-o", unfinished, PACKAGES[name]],
         env={**os.environ, "CGO_ENABLED": "0"},
         cwd=MODULE,
     )
@@ -139,7 +139,8 @@ def _pinned(module: str) -> str:
     return found[1]
 
 
-def _go() -> Path:
+def go() -> Path:
+    """A `go` that is new enough: the installed one, else PyPI's."""
     installed = shutil.which("go")
     if installed and _go_version(Path(installed)) >= _go_needed():
         return Path(installed)

@@ -43,6 +43,7 @@ CONTRACT = {
     "leader": set(),
     "watch_restarts_total": set(),
     "build_info": {"version"},
+    "interval_seconds": set(),
 }
 
 
