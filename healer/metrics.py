@@ -209,23 +209,29 @@ class Metrics:
             "pods", "Pods of the KubernetesPodOperator, by what the rules say.", "airflow", "reason"
         )
         self._suspects = self._gauge(
-            "suspects", "Pods in quarantine, by reason and policy action.", "airflow", "reason", "action"
+            "suspects", "Pods in quarantine, by reason and what the policy wants.", "airflow", "reason", "action"
         )
-        self._withheld = self._gauge("withheld", "Suspects not acted on now, and why.", "airflow", "why")
-        self._deletions = self._counter("deletions", "Attempts to delete a Pod.", "airflow", "reason", "result")
+        self._withheld = self._gauge("withheld", "Suspects that are not acted on now, and why.", "airflow", "why")
+        self._deletions = self._counter(
+            "deletions", "Decisions to delete, by what became of them.", "airflow", "reason", "result"
+        )
         self._regrets = self._counter(
             "regrets", "Pods that would have been deleted and that Airflow used later.", "airflow", "reason"
         )
         self._delay = self._histogram("healing_delay_seconds", "From due to deleted.", DELAYS, "airflow")
-        self._breaker = self._gauge("breaker_open", "Whether deletions of active Pods are stopped.", "airflow")
-        self._mode = self._gauge("mode", "1 for the mode in force.", "airflow", "mode")
+        self._breaker = self._gauge(
+            "breaker_open", "1 while the breaker is open or half-open, so that no active Pod goes.", "airflow"
+        )
+        self._mode = self._gauge("mode", "1 for the mode in force, 0 for the other.", "airflow", "mode")
 
     def _create_holdings(self) -> None:
         self._resources: set[str] = set()
         one, each = ("airflow",), ("airflow", "resource")
-        self._cpu = self._gauge("held_cpu_cores", "CPU requested by suspects.", *one)
-        self._memory = self._gauge("held_memory_bytes", "Memory requested by suspects.", *one)
-        self._extended = self._gauge("held_extended_resources", "Other resources requested by suspects.", *each)
+        self._cpu = self._gauge("held_cpu_cores", "CPU that suspects request, as long as they hold it.", *one)
+        self._memory = self._gauge("held_memory_bytes", "Memory that suspects request, as long as they hold it.", *one)
+        self._extended = self._gauge(
+            "held_extended_resources", "Extended resources that suspects request, as long as they hold them.", *each
+        )
         held = "that suspects have held since their task instance ended."
         self._cpu_seconds = self._counter("held_cpu_core_seconds", f"Core-seconds {held}", *one)
         self._memory_seconds = self._counter("held_memory_byte_seconds", f"Byte-seconds {held}", *one)
@@ -233,7 +239,7 @@ class Metrics:
         self._cpu_reclaimed = self._counter("reclaimed_cpu_cores", "CPU that deleted Pods held.", *one)
         self._memory_reclaimed = self._counter("reclaimed_memory_bytes", "Memory that deleted Pods held.", *one)
         self._extended_reclaimed = self._counter(
-            "reclaimed_extended_resources", "Other resources that deleted Pods held.", *each
+            "reclaimed_extended_resources", "Extended resources that deleted Pods held.", *each
         )
 
     def _create_calls(self) -> None:
@@ -242,17 +248,19 @@ class Metrics:
             "airflow_request_duration_seconds", "How long requests to Airflow took.", REQUESTS, "airflow", "call"
         )
         self._airflow_success = self._gauge(
-            "airflow_last_success_timestamp_seconds", "When Airflow last gave a good answer.", "airflow"
+            "airflow_last_success_timestamp_seconds", "When Airflow last gave a good answer; 0: never.", "airflow"
         )
         self._kubernetes = self._counter("kubernetes_requests", "Requests to the API server.", "verb", "code")
-        self._readable = self._gauge("namespace_readable", "Whether the namespace's Pods can be listed.", "namespace")
+        self._readable = self._gauge(
+            "namespace_readable", "1 if the Pods of the namespace could be listed.", "namespace"
+        )
 
     def _create_passes(self, interval: float) -> None:
         self._pass_duration = self._histogram("pass_duration_seconds", "How long a pass took.", PASSES, "airflow")
-        self._last_pass = self._gauge("last_pass_timestamp_seconds", "When the last pass ended.", "airflow")
+        self._last_pass = self._gauge("last_pass_timestamp_seconds", "When the last pass ended; 0: never.", "airflow")
         self._restarts = self._counter("watch_restarts", "How often the watch had to be started again.")
-        self._gauge("leader", "Whether this replica acts.").set_function(lambda: float(self._leads()))
-        self._gauge("build_info", "The version that runs.", "version").labels(__version__).set(1)
+        self._gauge("leader", "1 while this replica may act.").set_function(lambda: float(self._leads()))
+        self._gauge("build_info", "1 for the version that runs.", "version").labels(__version__).set(1)
         self._gauge("interval_seconds", "The configured time between passes.").set(interval)
 
     def _prepare(self, airflow: AirflowConfig) -> None:

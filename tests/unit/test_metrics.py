@@ -133,7 +133,14 @@ def test_a_follower_tells_nothing_about_the_airflows() -> None:
     told = samples(metrics)
     leads = False
     left = samples(metrics)
-    ours = {"leader", "kubernetes_requests_total", "namespace_readable", "watch_restarts_total", "build_info"}
+    ours = {
+        "leader",
+        "kubernetes_requests_total",
+        "namespace_readable",
+        "watch_restarts_total",
+        "build_info",
+        "interval_seconds",
+    }
     assert {name for name in left if name.startswith("kpo_healer_")} == {
         f"kpo_healer_{name}" for name in ours
     } & told.keys()
