@@ -7,15 +7,14 @@ page for one unknown state. Its defaults are not either: no timeout, and GETs re
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import urllib3
-from airflow_client.client.api_client import ApiClient
-from airflow_client.client.configuration import Configuration
-from airflow_client.client.exceptions import OpenApiException
 from msgspec import Struct
 from urllib3.exceptions import (
     ConnectTimeoutError,
@@ -27,6 +26,9 @@ from urllib3.exceptions import (
 )
 
 from healer.clock import steady
+
+if TYPE_CHECKING:
+    from healer.airflow.generated import ApiClient
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to wait for a connection."""
@@ -112,14 +114,9 @@ class Transport:
         """`timeout` is how long one answer may take, in seconds."""
         self.url = url.rstrip("/")
         self._timeout = timeout
-        configuration = Configuration(
-            host=self.url,
-            # No retries, and no redirects either: a login page is no answer.
-            retries=False,
-            ssl_ca_cert=str(ca_file) if ca_file else None,
-            connection_pool_maxsize=CONCURRENCY,
-        )
-        self._api = ApiClient(configuration)
+        self._ca_file = ca_file
+        self._lock = threading.Lock()
+        self._made: ApiClient | None = None
 
     def send(self, request: Request, token: str | None) -> Raw:
         """Send it once and return whatever came back. Raises NoAnswerError if nothing complete did."""
@@ -135,7 +132,7 @@ class Transport:
                 location=response.headers.get("Location", ""),
                 date=_date(response.headers.get("Date")),
             )
-        except (HTTPError, OpenApiException, OSError) as error:
+        except (HTTPError, OSError) as error:
             raise self._explained(error, patience) from None
         except ValueError:
             # http.client's words for a forbidden character quote the header, and so the token.
@@ -147,7 +144,10 @@ class Transport:
             headers["Authorization"] = f"Bearer {token}"
         if request.body is not None:
             headers["Content-Type"] = "application/json"
-        serialized = self._api.param_serialize(
+        from healer.airflow.generated import OpenApiException
+
+        api = self._api()
+        serialized = api.param_serialize(
             request.method,
             request.path,
             path_params=dict(request.ids),
@@ -155,9 +155,31 @@ class Transport:
             header_params=headers,
             body=request.body,
         )
-        answer = self._api.call_api(*serialized, _request_timeout=(CONNECT_TIMEOUT, patience))
+        try:
+            answer = api.call_api(*serialized, _request_timeout=(CONNECT_TIMEOUT, patience))
+        except OpenApiException as error:  # the client's way to say that TLS failed
+            raise urllib3.exceptions.SSLError(str(error)) from error
         response: urllib3.BaseHTTPResponse = answer.response
         return response
+
+    def _api(self) -> ApiClient:
+        """Return the generated client, made for the first request: its import is not for free."""
+        with self._lock:
+            if self._made is None:
+                self._made = self._new_client()
+            return self._made
+
+    def _new_client(self) -> ApiClient:
+        from healer.airflow.generated import ApiClient, Configuration
+
+        configuration = Configuration(
+            host=self.url,
+            # No retries, and no redirects either: a login page is no answer.
+            retries=False,
+            ssl_ca_cert=str(self._ca_file) if self._ca_file else None,
+            connection_pool_maxsize=CONCURRENCY,
+        )
+        return ApiClient(configuration)
 
     def _read(self, response: urllib3.BaseHTTPResponse, sent: float, patience: float) -> bytes:
         try:
@@ -204,7 +226,7 @@ class Transport:
                 Reach.SERVER,
                 "timeout",
             )
-        if isinstance(error, urllib3.exceptions.SSLError | OpenApiException):
+        if isinstance(error, urllib3.exceptions.SSLError):
             return NoAnswerError(f"{self.url}: no trusted TLS connection ({_tls(error)})", Reach.SERVER, "tls")
         if isinstance(error, DecodeError):
             return NoAnswerError(f"{self.url} sent a damaged answer: its compression can't be undone")

@@ -1,0 +1,48 @@
+"""A generated client is used without its models, and whoever wants those still gets them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from healer.hollow import hollow
+
+
+def told(program: str) -> str:
+    """Run it in a process of its own, as modules are loaded but once, and return what it prints."""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_client_of_airflow_comes_without_its_models() -> None:
+    program = (
+        "import sys, healer.airflow.generated; print(sum('airflow_client.client.models' in m for m in sys.modules))"
+    )
+    assert told(program) == "0"
+
+
+def test_whoever_wants_the_whole_client_gets_it_and_the_same_transport() -> None:
+    program = (
+        "from healer.airflow.generated import ApiClient; import airflow_client.client as whole; "
+        "print(whole.ApiClient is ApiClient, whole.DAGApi.__name__, whole.models.DAGResponse.__name__)"
+    )
+    assert told(program) == "True DAGApi DAGResponse"
+
+
+def test_a_client_that_is_loaded_already_is_taken_as_it_is() -> None:
+    program = (
+        "import airflow_client.client as whole; from healer.airflow.generated import ApiClient; import sys; "
+        "print(whole.ApiClient is ApiClient, sys.modules['airflow_client.client'] is whole)"
+    )
+    assert told(program) == "True True"
+
+
+def test_neither_client_is_loaded_before_there_is_something_to_ask() -> None:
+    program = "import sys, healer.cli.commands, healer.controller; print('airflow_client' in sys.modules)"
+    assert told(program) == "False"
+
+
+def test_a_package_that_is_not_there_is_told() -> None:
+    with pytest.raises(ModuleNotFoundError), hollow("no_such_package.client"):
+        pass
