@@ -55,7 +55,7 @@ def set_up(world: World) -> None:
     """A Pod in use, an orphan, and one whose retention is not over."""
     world.seed(world.task("alive", "running"), world.task("dead", "failed"), world.task("over", "success"))
     world.pod("alive", name="alive")
-    world.pod("dead", name="dead")
+    world.pod("dead", name="dead", requests={"cpu": "1", "memory": "1Gi", "nvidia.com/gpu": "1"})
     world.ended("over", name="over")
 
 
