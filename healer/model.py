@@ -242,7 +242,8 @@ class Container(Struct, frozen=True, gc=False):
 class Pod(Struct, frozen=True, gc=False):
     """What the healer knows of a Pod: never its env, args or volumes. `selected`: `POD_SELECTOR` finds it.
 
-    `cpu_cores`, `memory_bytes`, `extended` (such as GPUs, by name) are its effective requests.
+    `cpu_cores`, `memory_bytes`, `extended` (such as GPUs, by name) are its effective requests. `airflow_version` is
+    that of the Airflow that made it, as its label says.
     """
 
     namespace: str
@@ -263,6 +264,7 @@ class Pod(Struct, frozen=True, gc=False):
     cpu_cores: float = 0.0
     memory_bytes: float = 0.0
     extended: tuple[tuple[str, float], ...] = ()
+    airflow_version: str | None = None
 
     def __str__(self) -> str:
         """`namespace/name`, as kubectl users write it."""

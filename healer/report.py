@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 from msgspec import UNSET, Struct
 
+from healer.causes import Explained, explain
 from healer.cluster import Cluster, Outcome, Result
 from healer.model import Action, Finding, Pod, Reason, TaskInstance, Withheld, rfc3339
 from healer.waste import holds, idle_since
@@ -40,7 +41,10 @@ log = structlog.get_logger(__name__)
 
 
 class Shown(Struct, frozen=True):
-    """One finding as users see it. `since` and `due` are epoch seconds in the API server's time."""
+    """One finding as users see it. `since` and `due` are epoch seconds in the API server's time.
+
+    `before` is the task instance as last seen before it ended, where somebody has looked.
+    """
 
     pod: Pod
     airflow: str
@@ -49,6 +53,12 @@ class Shown(Struct, frozen=True):
     withheld: Withheld | None = None
     since: float | None = None
     due: float | None = None
+    before: TaskInstance | None = None
+
+    @property
+    def cause(self) -> Explained | None:
+        """Why the Pod was left behind, where that is known."""
+        return explain(self.pod, self.finding, self.before)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding in the form of the JSON output."""
@@ -66,6 +76,7 @@ class Shown(Struct, frozen=True):
             "since": rfc3339(self.since),
             "due": rfc3339(self.due),
             "holds": _holds(self.pod, self.finding.task),
+            "cause": _cause(self.cause),
         }
 
 
@@ -80,6 +91,10 @@ def _task(task: TaskInstance | None) -> dict[str, Any] | None:
         "try_number": task.try_number,
         "state": None if task.state is UNSET else task.state,
     }
+
+
+def _cause(known: Explained | None) -> dict[str, Any] | None:
+    return {"name": known.cause.value, "detail": known.detail, "remedy": known.remedy} if known else None
 
 
 def _holds(pod: Pod, task: TaskInstance | None) -> dict[str, Any] | None:

@@ -47,7 +47,16 @@ def show_found(finding: Finding, form: str) -> None:
     since = [f"since       {finding['since']}"] if finding["since"] else []
     reason = f"reason      {finding['reason']}: {finding['detail']}"
     _section(f"What the healer of Airflow {finding['airflow']} has found", [*about, reason, *since])
+    _why(finding)
     _section("What happens next", [_next_found(finding)])
+
+
+def _why(finding: Finding) -> None:
+    """Say why the Pod was left behind, where that is known, and what stops it at the source."""
+    cause = finding.get("cause")
+    if cause:
+        told = [f"{cause['name']}: {cause['detail']}.", f"So that it does not come back: {cause['remedy']}."]
+        _section("Why it was left behind", told)
 
 
 def _next_found(finding: Finding) -> str:
@@ -77,6 +86,7 @@ def show(explanation: Explanation, form: str, *, now: float | None, mode: Mode) 
         ("", "rule", "because"), [("yes" if s.matched else "no", s.reason.value, s.why) for s in explanation.steps]
     )
     write("")
+    _why(explanation.shown.to_dict())
     _section("What happens next", [next_step(explanation.shown, mode)])
 
 

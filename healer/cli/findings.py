@@ -15,7 +15,7 @@ from healer.report import Shown
 Finding = dict[str, Any]
 """A finding in the form of the JSON output, whether made here or read from a running healer."""
 
-HEADERS = ("namespace", "pod", "reason", "action", "withheld", "due", "airflow", "task", "detail")
+HEADERS = ("namespace", "pod", "reason", "action", "withheld", "due", "airflow", "task", "cause", "detail")
 
 
 def told(findings: Iterable[Shown]) -> list[Finding]:
@@ -58,7 +58,13 @@ def _ordered(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _row(finding: Finding) -> Sequence[object]:
-    return [task_name(finding["task"]) if name == "task" else finding[name] for name in HEADERS]
+    return [_cell(name, finding) for name in HEADERS]
+
+
+def _cell(name: str, finding: Finding) -> object:
+    if name == "task":
+        return task_name(finding["task"])
+    return (finding.get("cause") or {}).get("name") if name == "cause" else finding[name]
 
 
 def task_name(task: dict[str, Any] | None) -> str | None:

@@ -30,6 +30,7 @@ class _Labels(Struct, gc=False):
     kubernetes_executor: str | None = None
     spark_kubernetes_operator: str | None = None
     stamp: str | None = field(default=None, name=STAMP_LABEL)
+    airflow_version: str | None = None
 
 
 class _Annotations(Struct, gc=False):
@@ -185,6 +186,7 @@ def _pod(raw: _Pod) -> Pod | None:
         cpu_cores=amounts.get("cpu", 0.0),
         memory_bytes=amounts.get("memory", 0.0),
         extended=extended(amounts),
+        airflow_version=_shared(labels.airflow_version),
     )
 
 

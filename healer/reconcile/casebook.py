@@ -12,20 +12,24 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from healer.config import AirflowConfig, Ownership
-from healer.model import Answer, Finding, Known, Pod, Unknown
-from healer.rules import Terms, base_name, is_done, judge, untouchable
+from healer.model import Answer, Finding, Known, Pod, TaskInstance, Unknown
+from healer.rules import ENDED, Terms, base_name, is_done, judge, untouchable
 from healer.suspects import Signature, signature
 
 _NOT_ASKED = Unknown(0.0, "Airflow was not asked yet")
 
 
 class Record(Struct, frozen=True):
-    """One Pod's page. `answer` is the last clear one; `doubt` what the last question brought if it was not clear."""
+    """One Pod's page. `answer` is the last clear one; `doubt` what the last question brought if it was not clear.
+
+    `before` is the last row that tells of a task instance which has not ended: it explains, and decides nothing.
+    """
 
     pod: Pod
     finding: Finding
     answer: Answer | None = None
     doubt: Answer | None = None
+    before: TaskInstance | None = None
 
     @property
     def active(self) -> bool:
@@ -82,11 +86,12 @@ class Casebook:
         """Take over a fresh answer about a Pod and judge it. One that is not clear leaves the last clear one."""
         known = self._records.get(pod.uid)
         finding = judge(pod, answer, self._terms)
+        before = _before(known)
         if _is_clear(answer):
-            record = Record(pod, finding, answer)
+            record = Record(pod, finding, answer, before=before)
             self._wanted.discard(pod.uid)
         else:
-            record = Record(pod, finding, known.answer if known else None, answer)
+            record = Record(pod, finding, known.answer if known else None, answer, before)
             if not (is_settled(record) and isinstance(answer, Unknown)):  # no pass query would tell more
                 self._wanted.add(pod.uid)
         self._records[pod.uid] = record
@@ -106,7 +111,8 @@ class Casebook:
         for pod in pods:
             record = self._records.get(pod.uid)
             if record is not None and record.doubt is not None and record.answer is not None:
-                self._records[pod.uid] = Record(pod, judge(pod, record.answer, self._terms), record.answer)
+                finding = judge(pod, record.answer, self._terms)
+                self._records[pod.uid] = Record(pod, finding, record.answer, before=record.before)
 
     def to_look_at(self) -> list[Pod]:
         """Pods that are new, changed in a way that matters, or never answered for."""
@@ -137,6 +143,13 @@ class Casebook:
 def is_settled(record: Record) -> bool:
     """Whether the pass query may speak for this Pod: its one task instance is known."""
     return isinstance(record.answer, Known)
+
+
+def _before(known: Record | None) -> TaskInstance | None:
+    """Return the task instance as it was last seen before it ended."""
+    if known is None or not isinstance(known.answer, Known):
+        return known.before if known else None
+    return known.before if known.answer.task.state in ENDED else known.answer.task
 
 
 def _is_clear(answer: Answer) -> bool:

@@ -36,7 +36,7 @@ class View(Struct, frozen=True):
         action = self.config.policy.actions.get(record.finding.reason, Action.KEEP)
         if suspect is None or suspect.signature != signature(record.finding):
             withheld = Withheld.NOT_DUE if action is Action.DELETE else None
-            return Shown(record.pod, self.config.name, record.finding, action, withheld)
+            return Shown(record.pod, self.config.name, record.finding, action, withheld, before=record.before)
         return Shown(
             record.pod,
             self.config.name,
@@ -45,4 +45,5 @@ class View(Struct, frozen=True):
             self.withheld.get(record.pod.uid),
             self.now.to_server(suspect.since),
             self.now.to_server(suspect.due),
+            record.before,
         )

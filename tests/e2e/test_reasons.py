@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pytest
 
+from healer.causes import Cause
 from healer.labels import safe_label
 from healer.model import Reason
 from tests.e2e.world import Json, World, ago
@@ -225,6 +226,20 @@ MAKERS: tuple[tuple[Reason, Callable[[World], str]], ...] = (
 )
 
 
+CAUSES: Mapping[Callable[[World], str], Cause] = {
+    _run_deleted: Cause.RUN_DELETED,
+    _task_removed: Cause.TASK_REMOVED,
+    _kept: Cause.KEPT_BY_POLICY,
+    _abandoned: Cause.TIMEOUT_KEPT,
+    _superseded: Cause.NOT_REATTACHED,
+    _orphaned: Cause.NOT_CLEANED_UP,
+    _orphaned_of_an_earlier_try: Cause.NOT_REATTACHED,
+    _orphaned_of_a_long_name: Cause.CLEARED,
+    _finished_beside_a_sidecar: Cause.SIDECAR,
+}
+"""What one look can tell of why these were left behind."""
+
+
 @dataclass
 class Scanned:
     """What one scan found of all these Pods."""
@@ -256,6 +271,18 @@ def test_reason(scanned: Scanned, reason: Reason, maker: Callable[[World], str])
     assert finding["action"] == reason.action
     assert finding["withheld"] == ("not-due" if finding["action"] == "delete" else None)
     assert finding["detail"]
+
+
+@pytest.mark.parametrize(("maker", "cause"), CAUSES.items(), ids=[maker.__name__.strip("_") for maker in CAUSES])
+def test_cause(scanned: Scanned, maker: Callable[[World], str], cause: Cause) -> None:
+    told = scanned.of(maker)["cause"]
+    assert told["name"] == cause, told["detail"]
+    assert told["remedy"]
+
+
+def test_what_is_kept_was_not_left_behind(scanned: Scanned) -> None:
+    causes = {finding["pod"]: finding["cause"] for finding in scanned.told.data() if finding["action"] == "keep"}
+    assert set(causes.values()) == {None}
 
 
 def test_what_airflow_says_unclearly_makes_the_scan_incomplete(scanned: Scanned) -> None:

@@ -169,6 +169,7 @@ FOUND: dict[str, Any] = {
     "detail": "it has ended",
     "since": "2026-01-31T00:12:31Z",
     "due": "2026-01-31T00:14:31Z",
+    "cause": {"name": "worker-lost", "detail": "it was lost", "remedy": "a better worker"},
     "of a later version": [1],
 }
 
@@ -202,7 +203,14 @@ class TestFrom:
         outcome, server = told(capsys, "explain", "a/p")
         assert [seen.path for seen in server.seen] == ["/findings?pod=a%2Fp"]
         assert outcome.code == 0
-        for text in ("Pod a/p", "d r t[3]: state failed", "orphaned: it has ended", FOUND["since"], "report mode"):
+        for text in (
+            "Pod a/p",
+            "d r t[3]: state failed",
+            "orphaned: it has ended",
+            "worker-lost: it was lost.",
+            FOUND["since"],
+            "report mode",
+        ):
             assert text in outcome.out
         outcome, _ = told(capsys, "explain", "a/p", "-o", "json")
         assert json.loads(outcome.out)["finding"] == FOUND

@@ -56,6 +56,7 @@ FIELDS = [
     "since",
     "due",
     "holds",
+    "cause",
 ]
 
 
@@ -118,6 +119,7 @@ class TestScan:
             "DUE",
             "AIRFLOW",
             "TASK",
+            "CAUSE",
             "DETAIL",
         ]
         assert row.startswith("a          p    orphaned  delete")

@@ -32,6 +32,11 @@ def written(*tell: Callable[[Herald], None]) -> list[tuple[str, str, str]]:
 # --- Shown ------------------------------------------------------------------------------------------------------------
 
 
+def explained(shown: Shown) -> dict[str, str]:
+    assert shown.cause is not None
+    return {"name": "not-cleaned-up", "detail": shown.cause.detail, "remedy": shown.cause.remedy}
+
+
 def test_a_finding_reads_as_documented() -> None:
     shown = Shown(a_pod(map_index="3"), "default", FINDING, Action.DELETE, Withheld.NOT_DUE, 0.0, 60.0)
     assert shown.to_dict() == {
@@ -60,6 +65,7 @@ def test_a_finding_reads_as_documented() -> None:
         "detail": "the proof",
         "since": "1970-01-01T00:00:00Z",
         "due": "1970-01-01T00:01:00Z",
+        "cause": explained(shown),
         "holds": {"cpu_cores": 0.0, "memory_bytes": 0.0, "extended": {}, "since": "1970-01-01T02:51:40Z"},
     }
 
