@@ -85,8 +85,8 @@ class Casebook:
     def hear(self, pod: Pod, answer: Answer) -> Record:
         """Take over a fresh answer about a Pod and judge it. One that is not clear leaves the last clear one."""
         known = self._records.get(pod.uid)
-        finding = judge(pod, answer, self._terms)
         before = _before(known)
+        finding = judge(pod, answer, self._terms)
         if _is_clear(answer):
             record = Record(pod, finding, answer, before=before)
             self._wanted.discard(pod.uid)
