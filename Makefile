@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit simulate exhaustive planted mutants chaos e2e lint cluster pins clean
+.PHONY: help demo test unit simulate exhaustive planted mutants chaos e2e lint cluster docs pins clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,11 +63,15 @@ chaos: $(READY) ## real tasks, everything killed at random: RUNS=1000 SEED=1 MIN
 	@$(BIN)/python -m tests.chaos --runs $(or $(RUNS),1000) --seed $(or $(SEED),1) --minutes $(or $(MINUTES),0) \
 		$(if $(REPORT),--report $(REPORT))
 
+docs: $(READY) ## writes the generated parts of the documentation and builds it strictly into site/
+	@$(BIN)/python -m tests.docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
+
 pins: ## resolves tests/requirements.txt anew
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
 		pyproject.toml tests/requirements.in -o tests/requirements.txt
 
 clean: ## removes what make left in this folder
-	@rm -rf $(VENV) dist .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf $(VENV) dist site .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "reliability.md").read_text()
-NAMED = set(re.findall(r"`(tests/[\w/]+\.py::[^`]+)`", PAGE))
+PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("reliability", "security")}
+PAGE = PAGES["reliability"]
+NAMED = set(re.findall(r"`(tests/[\w/]+\.py::[^`]+)`", "".join(PAGES.values())))
 
 
 @pytest.mark.slow
@@ -31,3 +32,9 @@ def test_every_row_of_faults_names_a_test() -> None:
     rows = [row for table in tables for row in table.splitlines()]
     assert len(rows) > 100
     assert [row for row in rows if "`tests/" not in row.rpartition(" | ")[2]] == []
+
+
+def test_every_threat_has_its_answer_and_its_test() -> None:
+    rows = re.findall(r"^\| (T\d+) \|(.*)\|$", PAGES["security"], re.MULTILINE)
+    assert [number for number, _ in rows] == [f"T{number}" for number in range(1, 11)]
+    assert [number for number, row in rows if "`tests/" not in row.rpartition(" | ")[2]] == []
