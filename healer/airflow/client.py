@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from healer.airflow import rows
 from healer.airflow.auth import credentials
+from healer.airflow.pause import Pause
 from healer.airflow.transport import AirflowRefused, Call, NoAnswerError, Observe, Raw, Reach, Request, Transport
 from healer.clock import steady
 from healer.config import AirflowConfig
@@ -51,6 +52,7 @@ class Client:
         self._transport = Transport(config.url, config.ca_file, config.timeout)
         self._observe = observe
         self._user = config.username
+        self._pause = Pause(config.name)
         self._credentials = credentials(config, self._log_in)
         self.url = self._transport.url
 
@@ -112,6 +114,7 @@ class Client:
         return self._attempt(request, decode, token)
 
     def _attempt(self, request: Request, decode: Callable[[bytes], T], token: str | None) -> Reply[T]:
+        self._pause.check()
         started, size = steady(), 0
         try:
             raw = self._transport.send(request, token)
@@ -137,8 +140,10 @@ class Client:
             raise self._not_there("", "405")
         # A validation error repeats the question, and with it the password.
         said = "" if secret else rows.detail(raw.body)
-        reach = {429: Reach.SERVER, 504: Reach.SLOW}.get(raw.status, Reach.CALL)
-        raise NoAnswerError(f"{self.url} answered {raw.status}{f': {said}' if said else ''}", reach, str(raw.status))
+        why, code = f"{self.url} answered {raw.status}{f': {said}' if said else ''}", str(raw.status)
+        if raw.status in (429, 503) and raw.retry_after:
+            raise self._pause.begin(why, code, raw.retry_after)
+        raise NoAnswerError(why, {429: Reach.SERVER, 504: Reach.SLOW}.get(raw.status, Reach.CALL), code)
 
     def _decoded(self, raw: Raw, decode: Callable[[bytes], T]) -> Reply[T]:
         if not raw.json:

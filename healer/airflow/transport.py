@@ -97,7 +97,10 @@ class Request(Struct, frozen=True):
 
 
 class Raw(Struct, frozen=True):
-    """An answer before anyone has tried to understand it. `date` is the server's clock (seconds since the epoch)."""
+    """An answer before anyone has tried to understand it.
+
+    `date` is the server's clock (seconds since the epoch), `retry_after` how long it wants to be left alone (seconds).
+    """
 
     status: int
     body: bytes
@@ -105,6 +108,7 @@ class Raw(Struct, frozen=True):
     json: bool
     location: str
     date: float | None
+    retry_after: float | None = None
 
 
 class Transport:
@@ -124,13 +128,15 @@ class Transport:
         patience = min(self._timeout, request.patience)
         try:
             response = self._start(request, token, patience)
+            date = _date(response.headers.get("Date"))
             return Raw(
                 status=response.status,
                 body=self._read(response, sent, patience),
                 sent=sent,
                 json="json" in response.headers.get("Content-Type", "").lower(),
                 location=response.headers.get("Location", ""),
-                date=_date(response.headers.get("Date")),
+                date=date,
+                retry_after=_delay(response.headers.get("Retry-After"), date),
             )
         except (HTTPError, OSError) as error:
             raise self._explained(error, patience) from None
@@ -238,6 +244,15 @@ def _date(text: str | None) -> float | None:
         return parsedate_to_datetime(text).timestamp() if text else None
     except ValueError:
         return None
+
+
+def _delay(text: str | None, now: float | None) -> float | None:
+    """Return the seconds of a Retry-After header; a date there is compared with the server's own clock."""
+    try:
+        return max(0.0, float(text)) if text else None
+    except ValueError:
+        until = _date(text)
+        return None if until is None or now is None else max(0.0, until - now)
 
 
 def _tls(error: Exception) -> str:

@@ -105,7 +105,7 @@ _REFUSALS: Final = (
         "404",
         sees=("absent",),
     ),
-    _asked("429", proxy.answer(429, {"detail": "slow down"}, {"Retry-After": "30"}), "429"),
+    _asked("429", proxy.answer(429, {"detail": "slow down"}, {"Retry-After": "5"}), "429"),
     _asked("500-database", proxy.answer(500, {"detail": {"reason": "Database error", "message": "id 7"}}), "500"),
     _asked("500-crash", bad.crashed, "500"),
     _everywhere("502-html", bad.page(502), "502"),

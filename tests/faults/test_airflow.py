@@ -19,7 +19,7 @@ from tests.faults import airflow_faults as bad
 from tests.faults import proxy
 from tests.faults.airflow_cases import FRESHNESS, QUICK_CASES, SLOW_CASES, Case
 from tests.faults.airflow_lanes import PATIENCE, Lane, Watched, bring_back, make, restore, seed_elsewhere, watched
-from tests.faults.proxy import FaultProxy
+from tests.faults.proxy import Asked, FaultProxy
 from tests.lab.airflow import Airflow
 from tests.lab.kube import Cluster
 from tests.lab.processes import wait_for
@@ -28,6 +28,9 @@ pytestmark = pytest.mark.timeout(1500)
 
 OTHER = "3.2.2"
 """The version of the other Airflow behind the same address, and of the one before its upgrade."""
+
+LEFT_ALONE = 12.0
+"""Seconds that one Airflow asks for: several audits."""
 
 AUDITS = 3
 """Audits that each fault lasts at least: two sightings and a confirmation suffice to delete."""
@@ -187,6 +190,26 @@ def test_a_restart_in_mid_pass(matrix: Matrix) -> None:
     wait_for(lambda: "used" not in lane.alive(), timeout=PATIENCE, what="healing", interval=0.3)
     matrix.wait_audits()
     assert matrix.deleted == [*before, lane.pod_name("used")]
+
+
+def test_an_airflow_that_wants_to_be_left_alone(matrix: Matrix) -> None:
+    """429 with Retry-After: no question comes before that is over; the other Airflows are asked all the while."""
+    lane, since = matrix.lanes["429"], list[float]()
+
+    def first_list(asked: Asked) -> bool:
+        """And from it on, when each request came."""
+        first = not since and bad.lists(asked)
+        if since or first:
+            since.append(time.monotonic())
+        return first
+
+    refusal = proxy.answer(429, {"detail": "slow down"}, {"Retry-After": f"{LEFT_ALONE:g}"})
+    with lane.proxy.rule(refusal, when=first_list) as rule:
+        rule.wait(timeout=PATIENCE)
+        lane.fail("used")
+        wait_for(lambda: "used" not in lane.alive(), timeout=PATIENCE, what="healing", interval=0.3)
+    assert since[1] - since[0] >= LEFT_ALONE
+    assert lane.deleted() == ["orphan", "used"]
 
 
 def test_what_every_source_says_too_late_is_believed(matrix: Matrix) -> None:

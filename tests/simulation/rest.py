@@ -29,7 +29,7 @@ from tests.simulation.answers import AirflowFaults, Seam
 from tests.simulation.cluster import NAMESPACES
 
 CONFIG = AirflowConfig(name="prod", namespaces=NAMESPACES, url="http://airflow", token=SecretStr("t"))
-MODULES = ("absence", "auth", "client", "harvest", "identity", "round", "service", "singles", "transport")
+MODULES = ("absence", "auth", "client", "harvest", "identity", "pause", "round", "service", "singles", "transport")
 """Modules of the client, of which some read the clock."""
 
 MOST_WAIT = 1.0

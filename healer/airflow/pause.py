@@ -1,0 +1,42 @@
+"""Leaves a server alone for as long as it asks for: to one that says Retry-After each question is one too many.
+
+Whoever asks meanwhile is told at once that there is no answer, so that its Pods are kept.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from healer.airflow.transport import NoAnswerError, Reach
+from healer.clock import steady
+
+LONGEST_PAUSE = 300.0
+"""Seconds that are waited at most: a senseless figure must not end all healing."""
+
+log = structlog.get_logger(__name__)
+
+
+class Pause:
+    """Until when one API server is not asked. Safe to use from several threads."""
+
+    def __init__(self, airflow: str) -> None:
+        """`airflow` is its name in the configuration, for the log."""
+        self._airflow = airflow
+        self._until, self._why = 0.0, ""
+
+    def begin(self, why: str, code: str, seconds: float) -> NoAnswerError:
+        """Ask nothing more for so long. Return the failure that says so; `why` is what the server has answered."""
+        seconds = min(seconds, LONGEST_PAUSE)
+        paused = steady() < self._until
+        self._until = max(self._until, steady() + seconds)
+        self._why = f"{why}; it is asked again {seconds:g} s later, as it wants"
+        if not paused:  # several answers may be under way when the first one says so
+            log.warning(
+                "Airflow wants to be left alone: nothing is asked meanwhile", airflow=self._airflow, why=self._why
+            )
+        return NoAnswerError(self._why, Reach.SERVER, code)
+
+    def check(self) -> None:
+        """Raise NoAnswerError while it lasts."""
+        if steady() < self._until:
+            raise NoAnswerError(self._why, Reach.SERVER, "paused")
