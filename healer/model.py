@@ -93,7 +93,8 @@ class Reason(StrEnum):
         Action.KEEP,
         "D1",
         "no full, positive answer: an error, a refusal, a partial or unparsable answer, "  # noqa: ISC004
-        "a row without state, try or operator, an identity source that failed",
+        "a row without state, try or operator, an identity source that failed, "
+        "a Pod that Airflow names and that can't be read just now",
     )
     RUN_DELETED = (
         "run-deleted",

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from healer.airflow import Airflow
 from healer.clock import steady
-from healer.cluster import Cluster, ClusterError, Right
+from healer.cluster import Cluster, ClusterError, Refused, Right
 from healer.config import AirflowConfig, Mode
 from healer.metrics import Metrics
 from healer.model import Action, Answer, Finding, Identity, Known, Pod, Unknown, rfc3339
@@ -208,19 +208,26 @@ class Reconciler:
         return records
 
     def _with_siblings(self, pod: Pod, answer: Answer) -> Answer:
-        """Read the Pods that Airflow names instead: their existence is evidence, so the picture won't do."""
+        """Read the Pods that Airflow names instead: their existence is evidence, so the picture won't do.
+
+        One that can't be read just now leaves the identity unknown, so that all of it is asked again in the next pass.
+        """
         if not isinstance(answer, Known) or answer.identity is None or not needs_siblings(pod, answer):
             return answer
         named = sorted((namespace or pod.namespace, name) for namespace, name in answer.identity.named)
-        found = (self._read(namespace, name) for namespace, name in named)
+        try:
+            found = [self._read(namespace, name) for namespace, name in named]
+        except ClusterError as error:
+            return replace(answer, identity=Identity(failed=f"the Pod that Airflow names can't be read: {error}"))
         return replace(answer, siblings=tuple(sibling for sibling in found if sibling is not None))
 
     def _read(self, namespace: str, name: str) -> Pod | None:
+        """Return a Pod where we may read it; a right that lacks is not there in the next pass either."""
         if namespace not in self.config.namespaces:
             return None
         try:
             return self._tools.cluster.get_pod(namespace, name)
-        except ClusterError as error:
+        except Refused as error:
             log.info("a sibling can't be read", pod=f"{namespace}/{name}", why=str(error))
             return None
 

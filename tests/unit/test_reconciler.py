@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from healer.cluster import Outcome, Result
+from healer.cluster import Outcome, Refused, Result, Unreachable
 from healer.model import Absent, Action, Answer, Identity, Known, Pod, RunDeleted, Withheld
 from healer.reconcile import Depth
-from tests.unit.fakes import NOT_KNOWN, ORPHANED, PROMPT, RUNNING, UNLIMITED, World, gone
+from tests.unit.fakes import NOT_KNOWN, ORPHANED, PROMPT, RUNNING, UNLIMITED, World
 from tests.unit.strategies import (
     BASE_ENDED,
     DAG_ID,
@@ -176,21 +176,35 @@ def test_a_sibling_is_read_and_only_where_it_is_needed() -> None:
     assert sorted(world.deleted) == ["early", "other"]
 
 
-@pytest.mark.parametrize("harm", ["gone", "unreadable", "terminating"])
+@pytest.mark.parametrize("harm", ["gone", "forbidden", "terminating"])
 def test_without_a_living_sibling_an_earlier_pod_stays(harm: str) -> None:
     world = twins()
     if harm == "gone":
         picture = world.cluster.selected()
         del world.cluster.pods["later"]
         world.reconciler.reconcile(picture, Depth.AUDIT, {})
-    elif harm == "unreadable":
-        world.cluster.unreadable["airflow"] = gone()
+    elif harm == "forbidden":
+        world.cluster.unreadable["airflow"] = Refused("The healer may not get Pods.")
         world.audit()
     else:
         world.cluster.change("later", terminating=True)
         world.audit()
     assert world.reason("early") == "adoption-unknown"
     assert not world.deleted
+
+
+@pytest.mark.parametrize("suspected", [False, True])
+def test_a_sibling_that_can_not_be_read_just_now_is_read_in_the_next_pass(suspected: bool) -> None:
+    world = twins()
+    if suspected:
+        world.reconciler.look(world.cluster.selected(), {})
+    world.cluster.unreadable["airflow"] = Unreachable("no answer")
+    world.audit()
+    assert world.reason("early") == "airflow-unknown"
+    assert not world.deleted
+    world.cluster.unreadable.clear()
+    world.reconciler.reconcile(world.cluster.selected(), Depth.FULL, {})
+    assert world.deleted == ["early"]
 
 
 def test_a_sibling_in_a_foreign_namespace_is_not_read() -> None:
