@@ -188,7 +188,8 @@ class Tally:
     def ignore(self, *_: object) -> None:
         """Do nothing."""
 
-    deletion = pods = withheld = breaker = healing_delay = suspects = held = pass_done = detected = ignore
+    deletion = pods = withheld = breaker = healing_delay = suspects = held = wasted = reclaimed = ignore
+    pass_done = detected = ignore
 
 
 class Seam:
