@@ -14,7 +14,7 @@ from healer import rules, suspects
 from healer.cluster import Lease, Proof, deletes
 from healer.leader import Elector
 from healer.model import Answer, Finding, Pod, Reason
-from healer.reconcile import casebook, healing, reconciler
+from healer.reconcile import casebook, healing, reconciler, view
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -53,7 +53,7 @@ def clear_forgiven(patch: pytest.MonkeyPatch) -> None:
     def signature(finding: Finding) -> tuple[Any, ...]:
         return finding.reason, None, None, None
 
-    for module in (suspects, healing, casebook, reconciler):
+    for module in (suspects, healing, casebook, view):
         patch.setattr(module, "signature", signature)
 
 
