@@ -1,0 +1,207 @@
+"""Every command of the documentation is run, beside a real API server, a real Airflow and a healer that runs.
+
+Names of the pages are replaced by those of the lab: the namespace, a Pod, the Airflow and its address. A fence that
+can't be run here names the test that runs it, in a mark before it: `<!-- run by: tests/… -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.docs.fences import ROOT, Fence, shown
+from tests.e2e.world import World
+from tests.lab.airflow import Airflow
+from tests.lab.healer import Installation, Running
+from tests.lab.kube import ANNOTATION, Cluster
+from tests.lab.processes import Process, wait_for
+
+START = "docs/start.md"
+MISTAKEN = "kpo-healer check --config config.yaml"
+"""The one command that is shown with its errors."""
+
+PATIENCE = 120.0
+BIN = ROOT / ".venv" / "bin"
+
+LACKING = {"port-forward": "the lab's kubelets forward no ports", "docker ": "there is no container engine"}
+"""Commands that nothing here can run, by what they hold."""
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@dataclass
+class Desk:
+    """Where a reader sits: a folder, a kubeconfig, and what the variables of the pages stand for."""
+
+    world: World
+    folder: Path
+    healer: Running
+    installation: Installation
+    env: dict[str, str] = field(default_factory=dict)
+
+    def told(self, command: str) -> str:
+        """A command of a page with the lab's names."""
+        for pattern, name in self._names():
+            command = re.sub(pattern, name, command)
+        return command
+
+    def _names(self) -> list[tuple[str, str]]:
+        namespace = self.world.namespace
+        return [
+            (r"airflow/(my-pod-abc|extract-b3k2x9qd)", f"{namespace}/dead"),
+            (r"\bmy-pod-abc\b", "dead"),
+            (r"-n airflow\b", f"-n {namespace}"),
+            (r"NAMESPACE=airflow\S*", f"NAMESPACE={namespace}"),
+            (r"https://airflow\.example\.com", self.world.airflow.url),
+            (r"USERNAME=healer", "USERNAME=viewer"),
+            (r"PASSWORD=\.\.\.", "PASSWORD=viewer"),
+            (r"/etc/kpo-healer/password", str(self.installation.folder / "password")),
+            (r"--airflow prod\b", "--airflow default"),
+            (r"http://localhost:8080", self.healer.url),
+        ]
+
+    def run(self, *commands: str, folder: Path | None = None, path: str | None = None) -> str:
+        """Runs commands one after another in one shell, and returns what they print.
+
+        An exit status of 0 or 1 is good: 1 is how kpo-healer says that it has found something.
+        """
+        script = "\n".join(
+            f'{command}\ncode=$?; [ $code -le 1 ] || {{ echo "exit $code of this line" >&2; exit $code; }}'
+            for command in map(self.told, commands)
+        )
+        env = self.env | {"PATH": path or f"{BIN}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=folder or self.folder, env=env, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def desk(cluster: Cluster, airflow_api: Airflow, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    folder = tmp_path_factory.mktemp("desk")
+    with ExitStack() as stack:
+        world = stack.enter_context(World.open(cluster, airflow_api, tmp_path_factory.mktemp("documented")))
+        world.seed(world.task("alive", "running"), world.task("dead", "failed"), world.task("lost", "failed"))
+        for name in ("alive", "dead", "lost"):
+            world.pod(name, name=name)
+        installation = world.installation()
+        installation.config["findings"] = True
+        installation.config["airflows"][0]["name"] = "default"
+        healer = stack.enter_context(installation.run(mode="report"))
+        made = Desk(world, folder, healer, installation)
+        made.env = environment(made)
+        wait_for(lambda: healer.metric("withheld", why="report-mode") == 2, timeout=PATIENCE, what="two Pods withheld")
+        shutil.copy(healer.log, folder / "healer.log")
+        deployed(stack, made)
+        yield made
+
+
+def environment(desk: Desk) -> dict[str, str]:
+    """The healer's configuration by variables, and an admin's kubeconfig that is at home in the namespace."""
+    kubeconfig = yaml.safe_load(desk.world.cluster.kubeconfig.read_text())
+    kubeconfig["contexts"][0]["context"]["namespace"] = desk.world.namespace
+    (desk.folder / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+    foreign = ("KPO_HEALER_", "KUBE", "VIRTUAL_ENV", "PYTHON")
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | {
+        "KUBECONFIG": str(desk.folder / "kubeconfig"),
+        "NO_PROXY": "127.0.0.1,localhost",
+        "KPO_HEALER_NAMESPACE": desk.world.namespace,
+        "KPO_HEALER_AIRFLOW_URL": desk.world.airflow.url,
+        "KPO_HEALER_AIRFLOW_USERNAME": "viewer",
+        "KPO_HEALER_AIRFLOW_PASSWORD_FILE": str(desk.installation.folder / "password"),
+    }
+
+
+def deployed(stack: ExitStack, desk: Desk) -> None:
+    """A Deployment called kpo-healer with a Pod whose log is the healer's, for `kubectl logs`."""
+    cluster, namespace = desk.world.cluster, desk.world.namespace
+    labels = {"app.kubernetes.io/name": "kpo-healer"}
+    lines = [line for line in desk.healer.log.read_text().splitlines() if "dead" in line]
+    template: Any = {
+        "metadata": {"labels": labels, "annotations": {f"{ANNOTATION}log": "\n".join(lines[-20:])}},
+        "spec": {"containers": [{"name": "kpo-healer", "image": "kpo-healer"}]},
+    }
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+    spec = {"selector": {"matchLabels": labels}, "template": template}
+    cluster.request("POST", path, {"metadata": {"name": "kpo-healer"}, "spec": spec})
+    stack.callback(cluster.request, "DELETE", f"{path}/kpo-healer")
+    meta = template["metadata"] | {"name": "kpo-healer-0", "namespace": namespace}
+    desk.world.make({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": template["spec"]})
+
+
+def ours(fence: Fence) -> bool:
+    """Whether its commands are run here one after another; the others have tests of their own below."""
+    elsewhere = ("make ", "python3 -m venv", MISTAKEN)
+    return fence.page != START and fence.by is None and not fence.commands[0].startswith(elsewhere)
+
+
+@pytest.mark.parametrize("fence", [fence for fence in shown() if ours(fence)], ids=str)
+def test_the_commands_of_a_fence(desk: Desk, fence: Fence) -> None:
+    commands = [command for command in fence.commands if not any(word in command for word in LACKING)]
+    if commands:
+        desk.run(*commands)
+
+
+def test_errors_of_the_configuration_are_as_shown(desk: Desk) -> None:
+    (fence,) = [f for f in shown() if f.commands[0] == MISTAKEN]
+    airflow = {"name": "a", "namespaces": ["a"], "url": "http://h", "token": "t", "policy": {"grac": "1m"}}
+    airflow["limits"] = {"breaker": {"maxShare": 1.5}}
+    (desk.folder / "config.yaml").write_text(yaml.safe_dump({"airflows": [airflow]}))
+    env = {name: value for name, value in desk.env.items() if not name.startswith("KPO_HEALER_")}
+    command = [str(BIN / "kpo-healer"), *fence.commands[0].split()[1:]]
+    done = subprocess.run(command, cwd=desk.folder, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [line for line in fence.text.splitlines() if line.startswith("error: ")]
+
+
+def test_the_five_minutes(desk: Desk, tmp_path: Path) -> None:
+    """A new folder, a new environment, and every command of the page in its order; the last one is the controller."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "healer", tmp_path / "healer", ignore=shutil.ignore_patterns("__pycache__"))
+    *before, last = (command for fence in shown() if fence.page == START for command in fence.commands)
+    assert last == "kpo-healer run"
+    bare = {name: value for name, value in desk.env.items() if not name.startswith("KPO_HEALER_")}
+    reader = Desk(desk.world, tmp_path, desk.healer, desk.installation, bare)
+    said = reader.run(*before, path=os.environ["PATH"])
+    assert "orphaned" in said
+    exports = [command for command in before if command.startswith("export ")]
+    script = "\n".join(
+        map(reader.told, [*exports, "export KPO_HEALER_LISTEN=127.0.0.1:0", "exec kpo-healer/bin/" + last])
+    )
+    with Process("run", ["bash", "-c", script], tmp_path / "run.log", env=bare, cwd=tmp_path) as controller:
+        wait_for(lambda: "started" in controller.log.read_text(), timeout=PATIENCE, what="the controller")
+        assert controller.stop(timeout=60) == 0
+
+
+def test_the_readme_shows_the_same_five_minutes() -> None:
+    def words(page: str) -> set[str]:
+        return {command for fence in shown() if fence.page == page for command in fence.commands}
+
+    assert words(START) <= words("README.md")
+
+
+@pytest.mark.parametrize("command", sorted({c for f in shown() for c in f.commands if c.startswith("make ")}))
+def test_every_target_of_make_exists(command: str) -> None:
+    """Only the help is carried out: the others are what runs this test, or take longer than it may."""
+    words = command.split() if command == "make help" else [*command.split(), "-n"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_finding_looks_like_there(desk: Desk) -> None:
+    """The address of the pages is the healer's: `--from` reads this one."""
+    found = json.loads(desk.run("kpo-healer scan --from http://localhost:8080 -o json"))
+    assert "lost" in {finding["pod"] for finding in found}
