@@ -2,9 +2,10 @@
 
 A leader may act until `renewDeadline` after the *start* of its last successful renewal. Another replica takes over when
 it has seen the Lease unchanged for `leaseDuration`, which is longer, by its own clock: it saw the Lease after that
-renewal had begun, so it begins after the leader has ended. Clocks of two machines are never compared; the times in the
-Lease are for people. All writes name the resourceVersion that was read, so that of two only one succeeds. (The
-elector of the `kubernetes` library goes on leading when it can't renew, and can't create its Lease.)
+renewal had begun, so it begins after the leader has ended. A Lease that is not there may have been deleted under its
+leader: it is created without a holder, and waited for like any other. Clocks of two machines are never compared; the
+times in the Lease are for people. All writes name the resourceVersion that was read, so that of two only one succeeds.
+(The elector of the `kubernetes` library goes on leading when it can't renew, and can't create its Lease.)
 """
 
 from __future__ import annotations
@@ -137,9 +138,6 @@ class Elector:
                 self._attempt()
             except ClusterError as error:
                 self._written = None
-                if error.status == HTTPStatus.CONFLICT and self._seen is None:
-                    # There is one, though we have not seen it yet: should it be deleted now, its holder won't know.
-                    self._seen, self._transitions = Lease(holder="not known"), self._transitions or 0
                 # A leader does not read before it writes. Who was faster may just have lifted a breaker: look now.
                 if blindly and error.status in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
                     continue
@@ -171,6 +169,8 @@ class Elector:
         self._note(self._leases.get())
         if self._is_free():
             self._write(self._seen)
+        elif self._seen is None:
+            self._note(self._leases.create(Lease(duration=self._terms.lease_duration)))
 
     def _note(self, lease: Lease | None) -> None:
         """Take a look at the Lease. The clock is read after it: the Lease was not written later than that."""
@@ -183,15 +183,19 @@ class Elector:
 
     def _is_free(self) -> bool:
         """Whether the Lease as last seen may be ours."""
-        lease = self._seen
-        if self.leads() or self._clock() - self._since >= self._wait():
+        if self.leads():
             return True
-        if lease is None:
-            # One that was deleted may still be believed in by its holder.
-            return self._transitions is None
-        # One with fewer transitions than were seen before came out of a backup, and so may one that names us: who
-        # holds it now, these do not tell.
-        return lease.holder == "" and lease.transitions == self._transitions
+        if self._seen is None:
+            return False
+        return self._is_given_away(self._seen) or self._clock() - self._since >= self._wait()
+
+    def _is_given_away(self, lease: Lease) -> bool:
+        """Whether its holder gave it up.
+
+        One without transitions was just created, and nobody had it. One with fewer than were seen before came out of
+        a backup, and so may one that names us: who holds it now, these do not tell.
+        """
+        return lease.holder == "" and 0 < lease.transitions == self._transitions
 
     def _wait(self) -> float:
         """How long the Lease must be seen unchanged. Its holder may have been configured otherwise than we are."""

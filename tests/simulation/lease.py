@@ -19,11 +19,6 @@ class LeaseObject:
         self.lease: Lease | None = None
         self.version = 0
         self.takeovers = 0
-        self.deleted_at, self.was_known = -math.inf, True
-
-    def delete(self, now: float, *, known: bool) -> None:
-        """Let somebody delete it, who had better not. `known`: all healers have seen it."""
-        self.lease, self.deleted_at, self.was_known = None, now, known
 
     def write(self, lease: Lease) -> Lease:
         """Store it under a new resourceVersion."""
@@ -40,8 +35,6 @@ class LeaseSeam:
     def __init__(self, there: LeaseObject, link: Link, patience: float, sleep: Callable[[float], None]) -> None:
         self._there, self._link, self._patience, self._sleep = there, link, patience, sleep
         self.fault = ""
-        self.saw = False
-        """Whether it ever learned that there is a Lease."""
         self.renewed = -math.inf
         """When the last write was sent that made or kept us leader and that we know to have succeeded."""
         self.seen: Counter[str] = Counter()
@@ -51,7 +44,6 @@ class LeaseSeam:
         self._travel("get")
         lease = self._there.lease
         self._lose()
-        self.saw = self.saw or lease is not None
         return lease
 
     def create(self, lease: Lease) -> Lease:
@@ -79,7 +71,6 @@ class LeaseSeam:
         written = self._there.write(lease)
         self._lose()
         self.renewed = sent if lease.holder else -math.inf
-        self.saw = True
         return written
 
     def _travel(self, what: str) -> None:
@@ -108,5 +99,4 @@ class LeaseSeam:
 
     def _conflict(self) -> None:
         self.seen["conflict"] += 1
-        self.saw = True
         raise ClusterError("somebody else was faster", status=409)

@@ -729,8 +729,7 @@ def _lease_works(world: World, replica: Replica, choice: float) -> str:
 
 @move("Lease deleted", "replica", 0.15, lambda w, r: _elects(w, r) and w.lease.lease is not None)
 def _lease_deleted(world: World, replica: Replica, choice: float) -> str:
-    known = all(each.elector is not None and each.lease.saw for each in world.replicas)
-    world.lease.delete(world.time, known=known)
+    world.lease.lease = None
     return "sees somebody delete the Lease"
 
 

@@ -13,7 +13,6 @@ APART = {
     "stale replica": "deleted because Airflow answered from a database replica that lagged: ask the primary",
     "restored to the same row": "right deletions of Pods whose row was restored to one that was seen before",
     "sent after the leadership was lost": "DELETEs of a healer that was stopped after its last check: one at most each",
-    "two lead: Lease deleted before a healer saw it": "two lead as somebody deleted the Lease before a healer saw it",
 }
 """What is no violation and no success either."""
 

@@ -34,6 +34,7 @@ from tests.unit.cli_world import (
     good_airflow,
     kpo_healer,
     kubernetes,
+    missing,
     undisturbed_logging,
     with_row,
     world,
@@ -379,12 +380,11 @@ class TestRunOnce:
     def test_takes_the_lease_and_gives_it_away(self, good: World) -> None:
         assert good.run("run", "--once").code == 0
         writes = [s for s in good.cluster.seen if "/namespaces/home/leases" in s.path and s.method != "GET"]
-        assert writes[0].method == "POST"
         holders = [write.body["spec"]["holderIdentity"] for write in writes]
         assert holders[0] is not None
         assert (set(holders[:-1]), holders[-1]) == ({holders[0]}, None)
         methods = [s.method for s in good.cluster.seen]
-        assert methods.index("POST") < methods.index("DELETE") < len(methods) - 1
+        assert methods.index("PUT") < methods.index("DELETE") < len(methods) - 1
 
     def test_a_sole_replica_needs_no_lease(self, good: World) -> None:
         path = good.config()
@@ -497,7 +497,6 @@ class TestRelease:
         [
             ("test", "", "no Airflow is called 'test': the configuration has prod"),
             ("prod", "leaderElection: {enabled: false}\n", "leaderElection.enabled is false, so there is no Lease"),
-            ("prod", "", "there is no Lease kpo-healer in namespace home, so no healer has led there yet"),
         ],
     )
     def test_says_why_not(self, name: str, more: str, sentence: str, good: World) -> None:
@@ -506,6 +505,16 @@ class TestRelease:
         outcome = good.run("release", "--airflow", name, config=path)
         assert outcome.code == 2
         assert outcome.err.startswith(f"error: {sentence}")
+        assert len(outcome.err.splitlines()) == 1
+
+    def test_needs_a_lease(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        def without(seen: Seen) -> Answer:
+            return missing("not found") if "/leases" in seen.path else kubernetes(seen)
+
+        with world(tmp_path, capsys, cluster=without) as made:
+            outcome = made.run("release", "--airflow", "prod")
+        assert outcome.code == 2
+        assert outcome.err.startswith("error: there is no Lease kpo-healer in namespace home, so no healer has led")
         assert len(outcome.err.splitlines()) == 1
 
     @pytest.mark.parametrize(("method", "doing"), [("GET", "read its Lease"), ("PUT", "renew its Lease")])

@@ -116,7 +116,7 @@ class Sight(Struct, frozen=True):
 
 
 class LeaseRecord(Struct, frozen=True):
-    """The Lease on the API server; `None` in the world until somebody creates it."""
+    """The Lease on the API server; `None` in the world while there is none."""
 
     holder: str
     duration: float

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from tests.simulation.exhaustive.digest import digest
 from tests.simulation.exhaustive.events import EVENTS, Event, later
-from tests.simulation.exhaustive.model import START, Before, Row, Setup, Side, World, must_go
+from tests.simulation.exhaustive.model import START, Before, LeaseRecord, Row, Setup, Side, World, must_go
 from tests.simulation.exhaustive.replica import CONFIG, NAMES, Body, Stop, Violation
 
 MOST_LIVES = 2
@@ -132,7 +132,7 @@ class Walk:
     # --- where it begins --------------------------------------------------------------------------------------------
 
     def begin(self, setup: Setup) -> World:
-        """Return the world before anything has happened: two replicas that know nothing, no Lease, no Pod."""
+        """Return the world before anything has happened: two replicas that know nothing, a Lease given away, no Pod."""
         sides = tuple(Side(body.new_brain(START, 0), body.new_mind(START, 1)) for body in self.bodies)
         row = Row()
         return World(
@@ -147,7 +147,7 @@ class Walk:
             (),
             (),
             "",
-            None,
+            LeaseRecord("", CONFIG.leader_election.lease_duration, 1, 1),
             (sides[0], sides[1]),
         )
 
