@@ -56,6 +56,10 @@ AT_HOOK = 0.3
 """How often something happens in the middle of a confirmation or a DELETE."""
 
 
+LEADER_AT_HOOK = 0.1
+"""How often, of two healers, this is that the one which acts is stopped: a Lease lost in mid-pass is rare otherwise."""
+
+
 class Result(Struct, frozen=True):
     """A history as it went."""
 
@@ -101,6 +105,8 @@ class Walker:
         if self._left <= 0 or chance() > AT_HOOK:
             return None
         self._left -= 1
+        if not world.alone and chance() < LEADER_AT_HOOK:
+            return self._stop_leader(world, hook)
         pod = pods[int(chance() * len(pods))]
         kinds = KINDS_AT_CHECK if hook == "checked" and not world.alone else KINDS
         kind = kinds[int(chance() * len(kinds))]
@@ -109,6 +115,14 @@ class Walker:
         if kind == "task":
             return self._take(world, kind, world.time, hook, world.server.facts[pod.uid].task or 0)
         return self._take(world, kind, world.time, hook)
+
+    def _stop_leader(self, world: World, hook: str) -> Event | None:
+        """Freeze the healer that acts, for a while that its Lease may not outlast."""
+        leader = next((replica.number for replica in world.replicas if replica.leads() and not replica.frozen), None)
+        if leader is None:
+            return None
+        self.events.append(Event(world.time, "healer frozen", leader, self._random.random(), hook))
+        return self.events[-1]
 
     def _take(self, world: World, kind: str, at: float, hook: str = "", only: int | None = None) -> Event | None:
         targets = world.targets(kind) if only is None else [(only, world.target(kind, only))]
