@@ -26,6 +26,7 @@ from healer import __version__
 from healer.airflow import Airflow, Call
 from healer.board import Board
 from healer.clock import steady
+from healer.clockwork import Pulse, Schedule
 from healer.cluster import Cluster, ClusterError, Connection, grant
 from healer.config import AirflowConfig, Config, Mode
 from healer.leader import Campaign, Elector, Office, SoleReplica, identity, is_released, lease_client
@@ -35,9 +36,6 @@ from healer.report import Herald
 from healer.watch import PodStore, Watch
 
 log = structlog.get_logger(__name__)
-
-BETWEEN_PASSES = 0.5
-"""Seconds between two passes at the least, so that suspects falling due one after another are taken together."""
 
 STOP_TIMEOUT = 3.0
 """Seconds that all parts together get to stop."""
@@ -52,46 +50,6 @@ STEADY_ELECTOR = 30.0
 """Seconds without a step of the elector that are never too many, however short the Lease is."""
 
 DECIDER = "decide"
-
-
-class Pulse:
-    """Says whether the deciding thread still makes steps. Each request that ends is one, and so is each pass."""
-
-    def __init__(self, patience: float, clock: Callable[[], float] = steady) -> None:
-        """`patience` in seconds."""
-        self._patience, self._clock = patience, clock
-        self._last = clock()
-
-    def beat(self) -> None:
-        """Note a step."""
-        self._last = self._clock()
-
-    def check(self) -> tuple[bool, str]:
-        """Whether the last step is recent, and a sentence."""
-        age = self._clock() - self._last
-        return age <= self._patience, f"the last step ended {age:.0f} s ago (allowed: {self._patience:.0f} s)"
-
-
-class Schedule:
-    """When which pass is made. Times are monotonic seconds."""
-
-    def __init__(self, config: Config, now: float) -> None:
-        """Begin with an audit at once."""
-        self._interval, self._audit_interval = config.interval, config.audit_interval
-        self._next_pass = self._next_audit = now
-
-    def next(self, now: float) -> Depth:
-        """Return the pass to make now."""
-        depth = Depth.AUDIT if now >= self._next_audit else Depth.FULL if now >= self._next_pass else Depth.DUE
-        if depth is Depth.AUDIT:
-            self._next_audit = now + self._audit_interval
-        if depth is not Depth.DUE:
-            self._next_pass = now + self._interval
-        return depth
-
-    def pause(self, now: float, event: float) -> float:
-        """Return the seconds until the next pass; `event` is when a reconciler wants one."""
-        return max(BETWEEN_PASSES, min(self._next_pass, self._next_audit, event) - now)
 
 
 def run(config: Config, connection: Connection) -> int:

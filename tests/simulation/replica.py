@@ -10,8 +10,8 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from healer.clockwork import Schedule
 from healer.cluster import ClusterError
-from healer.controller import Schedule
 from healer.leader import Elector
 from healer.model import Action, Finding, Pod, Withheld
 from healer.reconcile import Depth, Reconciler, Tools

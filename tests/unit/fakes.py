@@ -11,9 +11,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from healer.clockwork import Schedule
 from healer.cluster import ClusterError, Gone, Listing, Outcome, Proof, Result, Right
 from healer.config import AirflowConfig, Config
-from healer.controller import Schedule
 from healer.metrics import Metrics
 from healer.model import Absent, Answer, Finding, Identity, Known, Pod, TaskInstance, Unknown, Withheld
 from healer.reconcile import Depth, Reconciler, Tools

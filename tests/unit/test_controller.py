@@ -17,9 +17,10 @@ from msgspec import structs
 from healer import controller
 from healer.airflow import Call
 from healer.clock import steady
+from healer.clockwork import BETWEEN_PASSES, Pulse, Schedule
 from healer.cluster import ClusterError, Connection, Lease, Listing, Outcome, Refused, Result, Unreachable
 from healer.config import Config
-from healer.controller import BETWEEN_PASSES, Controller, Pulse, Schedule
+from healer.controller import Controller
 from healer.leader import released
 from healer.reconcile import Depth
 from tests.unit.fakes import NOT_KNOWN, ORPHANED, PROMPT, Clock

@@ -15,11 +15,11 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from healer.clockwork import Schedule
 from healer.cluster import ClusterError, Lease, Outcome, Proof, Right, Unreachable
 from healer.cluster.deletes import Deleter
 from healer.cluster.transport import Reply, Request
 from healer.config import Config
-from healer.controller import Schedule
 from healer.leader import Elector
 from healer.model import Answer, Identity, Known, Pod, Unknown
 from healer.reconcile import Reconciler, Tools

@@ -178,7 +178,7 @@ BUGS = (
     bug(
         "no more audits",
         "the first audit is the only one",
-        ("controller", "self._next_audit = now + self._audit_interval", "self._next_audit = math.inf"),
+        ("clockwork", "self._next_audit = now + self._audit_interval", "self._next_audit = math.inf"),
     ),
     bug(
         "audits ask the unanswered",
