@@ -1,4 +1,4 @@
-"""`/findings`: what the leader has found, for whoever asks, at any time and without another question to Airflow.
+"""`/findings` and `/notices`: what the leader has found, for whoever asks, without another question to Airflow.
 
 The deciding thread pins a new picture to the board after each pass, as one reference, and waits for nobody; the threads
 of the HTTP server read whichever is there and write it out one at a time, so that many readers need no more memory
@@ -8,9 +8,10 @@ than one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -68,13 +69,20 @@ class Board:
         wanted = _wanted(query)
         if isinstance(wanted, str):
             return plain(HTTPStatus.BAD_REQUEST, wanted)
+        return self._answer(lambda picture: _findings(picture, wanted))
+
+    def notices(self, _accept: str, _query: str) -> Reply:
+        """Answer with what is worth a look, as a JSON array; 503 as above."""
+        return self._answer(lambda picture: [n.to_dict() for view in picture.views for n in view.notices()])
+
+    def _answer(self, write: Callable[[_Picture], list[dict[str, Any]]]) -> Reply:
         picture = self._picture  # one read: what is put up meanwhile is for the next reader
         if not self._office.leads():
             return plain(HTTPStatus.SERVICE_UNAVAILABLE, _ask_the_leader(self._office))
         if picture is None:
             return plain(HTTPStatus.SERVICE_UNAVAILABLE, "no pass has been made yet: try again in a moment")
         with self._one_at_a_time:
-            return _written(picture, wanted)
+            return _written(picture, write(picture))
 
 
 def _wanted(query: str) -> Wanted | str:
@@ -94,8 +102,11 @@ def _ask_the_leader(office: Office) -> str:
     return f"this replica does not lead and has no findings: ask {whom}"
 
 
-def _written(picture: _Picture, wanted: Wanted) -> Reply:
-    found = [shown.to_dict() for view in picture.views for shown in _chosen(view, wanted)]
+def _findings(picture: _Picture, wanted: Wanted) -> list[dict[str, Any]]:
+    return [shown.to_dict() for view in picture.views for shown in _chosen(view, wanted)]
+
+
+def _written(picture: _Picture, found: list[dict[str, Any]]) -> Reply:
     about = {
         "Last-Modified": formatdate(picture.made, usegmt=True),
         PODS_HEADER: str(sum(len(view.records) for view in picture.views)),

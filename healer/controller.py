@@ -116,7 +116,8 @@ class Controller:
         """Start all parts."""
         for airflow in self._config.airflows:
             self._metrics.mode(airflow.name, airflow.mode)
-        more = {"/findings": self._board.findings} if self._config.findings else {}
+        pages = {"/findings": self._board.findings, "/notices": self._board.notices}
+        more = pages if self._config.findings else {}
         self._http = serve(self._config.listen, self._metrics, health=self._is_healthy, ready=self._is_ready, more=more)
         modes = {airflow.name: airflow.mode.value for airflow in self._config.airflows}
         log.info("started", version=__version__, port=self._http.port, airflows=modes, namespaces=self._namespaces)

@@ -24,6 +24,7 @@ from prometheus_client.exposition import choose_encoder
 from healer import __version__
 from healer.config import AirflowConfig, Config, Mode, listen_address
 from healer.model import ACTING, Action, Amounts, Reason, Withheld
+from healer.notices import Notice
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class Metrics:
             self.pods(name, {})
             self.suspects(name, {})
             self.withheld(name, {})
+            self.notices(name, {})
             self.held(name, Amounts())
             self.breaker(name, False)
 
@@ -118,6 +120,11 @@ class Metrics:
         """Set how many suspects are not acted on now, and why."""
         for why in Withheld:
             self._withheld.labels(airflow, why.value).set(counts.get(why, 0))
+
+    def notices(self, airflow: str, counts: Mapping[Notice, int]) -> None:
+        """Set how many Pods are worth a look, and why."""
+        for notice in Notice:
+            self._notices.labels(airflow, notice.value).set(counts.get(notice, 0))
 
     def deletion(self, airflow: str, reason: str, result: str) -> None:
         """Count one attempt to delete; `result` is one of `RESULTS`."""
@@ -212,6 +219,7 @@ class Metrics:
             "suspects", "Pods in quarantine, by reason and what the policy wants.", "airflow", "reason", "action"
         )
         self._withheld = self._gauge("withheld", "Suspects that are not acted on now, and why.", "airflow", "why")
+        self._notices = self._gauge("notices", "Pods worth a look that nobody acts on.", "airflow", "notice")
         self._deletions = self._counter(
             "deletions", "Decisions to delete, by what became of them.", "airflow", "reason", "result"
         )

@@ -244,7 +244,8 @@ class Pod(Struct, frozen=True, gc=False):
     """What the healer knows of a Pod: never its env, args or volumes. `selected`: `POD_SELECTOR` finds it.
 
     `cpu_cores`, `memory_bytes`, `extended` (such as GPUs, by name) are its effective requests. `airflow_version` is
-    that of the Airflow that made it, as its label says.
+    that of the Airflow that made it, as its label says. `ends` is when it should have ended, once it is terminating;
+    `waiting` why it does not start, while it is Pending.
     """
 
     namespace: str
@@ -266,6 +267,8 @@ class Pod(Struct, frozen=True, gc=False):
     memory_bytes: float = 0.0
     extended: tuple[tuple[str, float], ...] = ()
     airflow_version: str | None = None
+    ends: float | None = None
+    waiting: str | None = None
 
     def __str__(self) -> str:
         """`namespace/name`, as kubectl users write it."""

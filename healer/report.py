@@ -21,6 +21,7 @@ from msgspec import UNSET, Struct
 from healer.causes import Explained, explain
 from healer.cluster import Cluster, Outcome, Result
 from healer.model import Action, Finding, Pod, Reason, TaskInstance, Withheld, rfc3339
+from healer.notices import Noted
 from healer.waste import holds, idle_since
 
 DETECTED = frozenset(
@@ -54,6 +55,7 @@ class Shown(Struct, frozen=True):
     since: float | None = None
     due: float | None = None
     before: TaskInstance | None = None
+    notices: tuple[Noted, ...] = ()
 
     @property
     def cause(self) -> Explained | None:
@@ -77,6 +79,7 @@ class Shown(Struct, frozen=True):
             "due": rfc3339(self.due),
             "holds": _holds(self.pod, self.finding.task),
             "cause": _cause(self.cause),
+            "notices": [{"name": noted.notice.value, "detail": noted.detail} for noted in self.notices],
         }
 
 
@@ -122,6 +125,27 @@ def subject(finding: Finding) -> str:
         return "its task instance"
     mapped = f" [{task.map_index}]" if task.map_index >= 0 else ""
     return f"task {task.task_id}{mapped} of DAG {task.dag_id}, run {task.run_id}"
+
+
+class Notable(Struct, frozen=True):
+    """One notice as users see it."""
+
+    pod: Pod
+    airflow: str
+    noted: Noted
+    task: TaskInstance | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the notice in the form of the JSON output."""
+        return {
+            "notice": self.noted.notice.value,
+            "namespace": self.pod.namespace,
+            "pod": self.pod.name,
+            "uid": self.pod.uid,
+            "airflow": self.airflow,
+            "task": _task(self.task),
+            "detail": self.noted.detail,
+        }
 
 
 class _Event(Struct, frozen=True):

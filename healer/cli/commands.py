@@ -89,29 +89,36 @@ def run(session: Session, once: bool, form: str) -> int:
 
 @cli.command()
 @click.option("--all", "everything", is_flag=True, help="Show every KubernetesPodOperator Pod, not only suspects.")
+@click.option("--notices", "only_notices", is_flag=True, help="Show only what is worth a look and is no orphan.")
 @remote
 @output
 @configured(quiet=True)
-def scan(session: Session | None, everything: bool, source: str, form: str) -> int:
-    """Look once at every Pod and show the suspects; change nothing.
+def scan(session: Session | None, everything: bool, only_notices: bool, source: str, form: str) -> int:
+    """Look once at every Pod and show the suspects, and what else is worth a look; change nothing.
 
     With --from it asks nobody else: a running healer tells what it has found, and since when.
 
-    Exit status: 0 nothing found, 1 something found, 3 incomplete (wins over 1).
+    Exit status: 0 nothing found, 1 something found, 3 incomplete (wins over 1). Without --notices only suspects count.
     """
     from healer.cli import findings
 
-    seen = _read(source, everything) if session is None else _look(session)
-    suspects = findings.suspects(seen.found)
+    seen = _look(session) if session else _read(source, everything)
     looked_at = None if seen.incomplete else seen.pods
-    findings.show(seen.found if everything else suspects, form, looked_at=looked_at)
-    return _completeness(seen.incomplete) or (FOUND if suspects else GOOD)
+    found = findings.suspects(seen.found)
+    if only_notices:
+        findings.show_notices(seen.notices, form, looked_at=looked_at)
+    else:
+        findings.show(seen.found if everything else found, form, looked_at=looked_at, notices=seen.notices)
+    return _completeness(seen.incomplete) or (FOUND if (seen.notices if only_notices else found) else GOOD)
 
 
 def _read(source: str, everything: bool) -> Findings:
+    from msgspec.structs import replace
+
     from healer.cli import remote as healer
 
-    return healer.fetch(source, all="true") if everything else healer.fetch(source)
+    found = healer.fetch(source, all="true") if everything else healer.fetch(source)
+    return replace(found, notices=healer.fetch_notices(source))
 
 
 def _look(session: Session) -> Findings:
@@ -120,7 +127,8 @@ def _look(session: Session) -> Findings:
     from healer.reconcile import scan as look
 
     seen = look(session.config, _cluster(session))
-    return Findings(findings.told(seen.findings), len(seen.findings), seen.incomplete)
+    notices = tuple(notable.to_dict() for notable in seen.notices)
+    return Findings(findings.told(seen.findings), len(seen.findings), seen.incomplete, notices)
 
 
 @cli.command()

@@ -52,11 +52,14 @@ def show_found(finding: Finding, form: str) -> None:
 
 
 def _why(finding: Finding) -> None:
-    """Say why the Pod was left behind, where that is known, and what stops it at the source."""
+    """Say why the Pod was left behind, where that is known, and what stops it at the source; and what else is odd."""
     cause = finding.get("cause")
     if cause:
         told = [f"{cause['name']}: {cause['detail']}.", f"So that it does not come back: {cause['remedy']}."]
         _section("Why it was left behind", told)
+    noted = [f"{notice['name']}: {notice['detail']}." for notice in finding.get("notices") or ()]
+    if noted:
+        _section("Worth a look, though nobody acts on it", noted)
 
 
 def _next_found(finding: Finding) -> str:

@@ -12,8 +12,10 @@ from healer.model import Action
 from healer.reconcile import Scan
 from healer.report import Shown
 
+NOTICE_HEADERS = ("namespace", "pod", "notice", "airflow", "task", "detail")
+
 Finding = dict[str, Any]
-"""A finding in the form of the JSON output, whether made here or read from a running healer."""
+"""A finding, or a notice, in the form of the JSON output, whether made here or read from a running healer."""
 
 HEADERS = ("namespace", "pod", "reason", "action", "withheld", "due", "airflow", "task", "cause", "detail")
 
@@ -28,8 +30,9 @@ def suspects(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding["action"] != Action.KEEP]
 
 
-def show(findings: Sequence[Finding], form: str, *, looked_at: int | None) -> None:
-    """Print findings. `looked_at` is how many Pods were judged, None where not all could be."""
+def show(findings: Sequence[Finding], form: str, *, looked_at: int | None, notices: Sequence[Finding] = ()) -> None:
+    """Print findings, and in a table the notices below them. `looked_at` is how many Pods were judged, None where not
+    all could be."""
     if form != "table":
         write_data(list(findings), form)
     elif findings:
@@ -39,6 +42,19 @@ def show(findings: Sequence[Finding], form: str, *, looked_at: int | None) -> No
             write(f"\n{summary}")
     elif looked_at is not None:
         write(f"Nothing found among {looked_at} Pods of the KubernetesPodOperator.")
+    if form == "table" and notices:
+        write("\nWorth a look, though nobody acts on it")
+        show_notices(notices, form, looked_at=looked_at)
+
+
+def show_notices(notices: Sequence[Finding], form: str, *, looked_at: int | None) -> None:
+    """Print notices; `looked_at` as above."""
+    if form != "table":
+        write_data(list(notices), form)
+    elif notices:
+        write_table(NOTICE_HEADERS, ([_cell(name, notice) for name in NOTICE_HEADERS] for notice in _ordered(notices)))
+    elif looked_at is not None:
+        write(f"Nothing worth a look among {looked_at} Pods of the KubernetesPodOperator.")
 
 
 def show_healed(healed: Scan, form: str) -> None:

@@ -18,7 +18,7 @@ TIMEOUT = urllib3.Timeout(connect=5.0, read=60.0)
 MAX_BODY = 256 << 20
 """Bytes of an answer beyond which it is not read on: about 200,000 findings."""
 
-PATH = "/findings"
+PATH, NOTICES = "/findings", "/notices"
 
 
 class RemoteError(Exception):
@@ -31,6 +31,7 @@ class Findings(Struct, frozen=True):
     found: list[dict[str, Any]]
     pods: int | None
     incomplete: tuple[str, ...]
+    notices: tuple[dict[str, Any], ...] = ()
 
 
 class _Finding(Struct):
@@ -48,6 +49,17 @@ class _Finding(Struct):
     withheld: str | None
     since: str | None
     due: str | None
+
+
+class _Notice(Struct):
+    """What a notice must have for us to show it."""
+
+    notice: str
+    namespace: str
+    pod: str
+    airflow: str
+    task: dict[str, Any] | None
+    detail: str
 
 
 def url_of(source: str) -> str:
@@ -71,20 +83,33 @@ def fetch(url: str, **query: str) -> Findings:
 
     Raises RemoteError.
     """
-    address = f"{url}?{urlencode(query)}" if query else url
+    found, headers = _get(f"{url}?{urlencode(query)}" if query else url, _Finding)
+    why, pods = headers.get(INCOMPLETE_HEADER), headers.get(PODS_HEADER, "")
+    return Findings(found, int(pods) if pods.isascii() and pods.isdigit() else None, (why,) if why else ())
+
+
+def fetch_notices(url: str) -> tuple[dict[str, Any], ...]:
+    """Read the notices of the healer whose findings are at this address.
+
+    Raises RemoteError.
+    """
+    return tuple(_get(url.removesuffix(PATH) + NOTICES, _Notice)[0])
+
+
+def _get(url: str, form: type[Struct]) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
     try:
         with urllib3.PoolManager(retries=False, timeout=TIMEOUT) as pool:
-            reply = pool.request("GET", address, redirect=False, preload_content=False)
+            reply = pool.request("GET", url, redirect=False, preload_content=False)
             body = reply.read(MAX_BODY + 1)
             reply.release_conn()
     except HTTPError as error:
         raise RemoteError(f"no healer answers at {url} ({_cause(error)}): is it reachable from here?") from None
     if len(body) > MAX_BODY:
         raise RemoteError(f"{url} answers with more than {MAX_BODY >> 20} MiB: is a healer there?")
-    return _understood(url, reply.status, body, reply.headers)
+    return _understood(url, reply.status, body, form), reply.headers
 
 
-def _understood(url: str, status: int, body: bytes, headers: Mapping[str, str]) -> Findings:
+def _understood(url: str, status: int, body: bytes, form: type[Struct]) -> list[dict[str, Any]]:
     if status == 404:
         raise RemoteError(f"{url} does not exist: set findings: true for that healer (KPO_HEALER_FINDINGS)")
     if status != 200:
@@ -92,11 +117,10 @@ def _understood(url: str, status: int, body: bytes, headers: Mapping[str, str]) 
         raise RemoteError(f"{url} answers {status}: {said or 'nothing'}")
     try:
         found = msgspec.json.decode(body, type=list[dict[str, Any]])
-        msgspec.convert(found, list[_Finding])
+        msgspec.convert(found, list[form])  # type: ignore[valid-type]
     except (msgspec.DecodeError, ValueError):
         raise RemoteError(f"{url} answers with something else than findings: is a healer there?") from None
-    why, pods = headers.get(INCOMPLETE_HEADER), headers.get(PODS_HEADER, "")
-    return Findings(found, int(pods) if pods.isascii() and pods.isdigit() else None, (why,) if why else ())
+    return found
 
 
 def _cause(error: HTTPError) -> str:

@@ -66,8 +66,13 @@ class _Terminated(Struct, rename="camel", gc=False):
     finished_at: str | None = None
 
 
+class _Waiting(Struct, gc=False):
+    reason: str | None = None
+
+
 class _State(Struct, gc=False):
     terminated: _Terminated | None = None
+    waiting: _Waiting | None = None
 
 
 class _ContainerStatus(Struct, gc=False):
@@ -75,9 +80,17 @@ class _ContainerStatus(Struct, gc=False):
     state: _State | None = None
 
 
+class _Condition(Struct, gc=False):
+    type: str | None = None
+    status: str | None = None
+    reason: str | None = None
+
+
 class _Status(Struct, rename="camel", gc=False):
     phase: str | None = None
     container_statuses: list[_ContainerStatus] | None = None
+    init_container_statuses: list[_ContainerStatus] | None = None
+    conditions: list[_Condition] | None = None
 
 
 class _Pod(Struct, gc=False):
@@ -187,7 +200,26 @@ def _pod(raw: _Pod) -> Pod | None:
         memory_bytes=amounts.get("memory", 0.0),
         extended=extended(amounts),
         airflow_version=_shared(labels.airflow_version),
+        ends=_seconds(metadata.deletion_timestamp),
+        waiting=_waiting(status) if status.phase == "Pending" else None,
     )
+
+
+_STARTING = frozenset({"ContainerCreating", "PodInitializing"})
+"""Reasons of a container that waits for nothing in particular."""
+
+
+def _waiting(status: _Status) -> str | None:
+    """Return why a Pod does not start, as far as its status tells."""
+    for condition in status.conditions or ():
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return f"no node for it ({condition.reason or 'no reason given'})"
+    for container in (*(status.init_container_statuses or ()), *(status.container_statuses or ())):
+        reason = container.state.waiting.reason if container.state and container.state.waiting else None
+        if reason and reason not in _STARTING:
+            what = "its image can't be pulled" if "Image" in reason else "its container can't be started"
+            return f"{what} ({reason}, container {container.name})"
+    return None
 
 
 def _selected(labels: _Labels) -> bool:

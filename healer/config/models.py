@@ -99,6 +99,16 @@ class Limits(Model):
     breaker: Breaker = Field(default_factory=Breaker)
 
 
+class Notices(Model):
+    """When something is worth a look that nobody acts on."""
+
+    pending: Duration = _lasting("10m", "how old a Pending Pod is that its task instance waits for in vain")
+    terminating: Duration = _lasting("10m", "how long a Pod is still there after it should have ended")
+    deferred: Duration = _lasting("24h", "how old a Pod is whose task instance is deferred for too long")
+    uncertain: Duration = _lasting("24h", "how long a Pod is kept for the same uncertain reason")
+    gone: Duration = _lasting("10m", "how long the Pod of a running or deferred task instance is gone")
+
+
 class AirflowConfig(Model):
     """One Airflow, its namespaces and how it is treated. `mode` is the effective one: its own, else the global."""
 
@@ -120,6 +130,7 @@ class AirflowConfig(Model):
     timeout: PositiveDuration = _lasting("60s", "how long one answer of Airflow may take")
     policy: Policy = Field(default_factory=Policy)
     limits: Limits = Field(default_factory=Limits)
+    notices: Notices = Field(default_factory=Notices)
 
     @field_validator("namespaces")
     @classmethod

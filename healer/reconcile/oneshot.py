@@ -20,7 +20,7 @@ from healer.metrics import Metrics
 from healer.model import Answer, Pod, Reason, Unknown
 from healer.reconcile.casebook import owns
 from healer.reconcile.reconciler import Depth, Reconciler, Tools, never_lifted
-from healer.report import Herald, Shown
+from healer.report import Herald, Notable, Shown
 from healer.rules import Step, Terms, trace
 
 log = structlog.get_logger(__name__)
@@ -39,6 +39,7 @@ class Scan(Struct, frozen=True):
     findings: tuple[Shown, ...]
     incomplete: tuple[str, ...]
     deleted: tuple[Shown, ...] = ()
+    notices: tuple[Notable, ...] = ()
 
 
 class Explanation(Struct, frozen=True):
@@ -183,7 +184,8 @@ class _House:
     def first_look(self, picture: Picture) -> Scan:
         """Return what one look has found."""
         findings = [shown for r in self.reconcilers for shown in r.shown(first_look=True)]
-        return Scan(tuple(findings), self._incomplete(picture, findings))
+        notices = tuple(notable for reconciler in self.reconcilers for notable in reconciler.view().notices())
+        return Scan(tuple(findings), self._incomplete(picture, findings), notices=notices)
 
     def scan(self, picture: Picture, deleted: Sequence[Shown]) -> Scan:
         """Return what is left, what was deleted, and what could not be done."""

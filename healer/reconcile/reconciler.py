@@ -25,6 +25,7 @@ from healer.model import Action, Answer, Finding, Identity, Known, Pod, Unknown,
 from healer.reconcile.casebook import Casebook, Record, is_settled, owns
 from healer.reconcile.healing import Healed, Healing
 from healer.reconcile.ledger import Ledger
+from healer.reconcile.lookout import Lookout
 from healer.reconcile.view import View
 from healer.regrets import Regret, Regrets
 from healer.report import Herald, Shown, subject
@@ -85,6 +86,7 @@ class Reconciler:
         )
         self._regrets = Regrets()
         self._ledger = Ledger(tools.clock())
+        self._lookout = Lookout(config)
         self._announced: dict[str, Signature] = {}
         self._lifted = False
         self._healed = Healed({})
@@ -100,10 +102,13 @@ class Reconciler:
         for record in heard:
             self._quarantine.observe(record.pod, record.finding, self._now())
         self._look_into(answers)
+        self._airflow.forget(self._lookout.hear(answers))
         self._count_condemned()
         self._heal(set(unreadable))
         self._condemn(heard)
         self._announce()
+        if depth is not Depth.DUE:
+            self._lookout.look(self._book, self._now())
         self._measure(started)
 
     def look(self, pods: Iterable[Pod], unreadable: Mapping[str, str]) -> None:
@@ -113,6 +118,7 @@ class Reconciler:
             self._quarantine.observe(record.pod, record.finding, self._now())
         self._count_condemned()
         self._healed = Healed(self._healing.preview(self._now()))
+        self._lookout.look(self._book, self._now())
 
     def next_event(self) -> float:
         """When there is something to do before the next regular pass, in monotonic seconds; infinite if nothing."""
@@ -126,7 +132,7 @@ class Reconciler:
     def view(self) -> View:
         """Return what is known now, for other threads to read."""
         suspects = {suspect.pod.uid: suspect for suspect in self._quarantine}
-        return View(self.config, tuple(self._book), suspects, self._healed.withheld, self._now())
+        return View(self.config, tuple(self._book), suspects, self._healed.withheld, self._now(), self._lookout.seen)
 
     def record(self, uid: str) -> Record | None:
         """Return what is known of one Pod."""
@@ -145,6 +151,7 @@ class Reconciler:
     def _meet(self, pods: Iterable[Pod], depth: Depth, unreadable: Mapping[str, str]) -> None:
         changed, gone = self._book.meet(self._healing.settle(pod for pod in pods if owns(self.config, pod)))
         self._regrets.vanish(gone)
+        self._lookout.miss(gone, self._now())
         self._forget(gone)
         for record in changed:
             self._regrets.see(record.pod)
@@ -175,7 +182,8 @@ class Reconciler:
         """Ask Airflow as much as the depth wants, about Pods whose fate is its to tell."""
         pods = {pod.uid: pod for pod in self._book.askable(unreadable)}
         if depth is Depth.AUDIT:
-            everybody = list((pods | {pod.uid: pod for pod in self._regrets.to_ask(audit=True)}).values())
+            vanished = [*self._regrets.to_ask(audit=True), *self._lookout.to_ask(self._now())]
+            everybody = list((pods | {pod.uid: pod for pod in vanished}).values())
             return _complete(everybody, self._airflow.look(everybody)) if everybody else {}
         suspects = self._quarantine.to_look_at(self._now(), blurred=depth is Depth.FULL)
         due = [pods[suspect.pod.uid] for suspect in suspects if suspect.pod.uid in pods]
@@ -335,6 +343,7 @@ class Reconciler:
         metrics.suspects(name, self._quarantine.counts())
         metrics.withheld(name, Counter(self._healed.withheld.values()))
         metrics.held(name, held(suspect.pod for suspect in suspects))
+        metrics.notices(name, self._lookout.seen.counts())
         metrics.wasted(name, self._ledger.charge(suspects, self._healed.deleted, self._now()))
         metrics.reclaimed(name, held(suspect.pod for suspect in self._healed.deleted))
         metrics.breaker(name, self._healing.breaker.is_open)

@@ -9,7 +9,8 @@ from msgspec import Struct
 from healer.config import AirflowConfig
 from healer.model import Action, Withheld
 from healer.reconcile.casebook import Record
-from healer.report import Shown
+from healer.reconcile.lookout import Seen
+from healer.report import Notable, Shown
 from healer.suspects import Now, Suspect, signature
 
 
@@ -21,6 +22,15 @@ class View(Struct, frozen=True):
     suspects: Mapping[str, Suspect]
     withheld: Mapping[str, Withheld]
     now: Now
+    seen: Seen = Seen()
+
+    def notices(self) -> Iterator[Notable]:
+        """Yield what is worth a look and is nobody's orphan."""
+        for record in self.records:
+            for noted in self.seen.noted.get(record.pod.uid, ()):
+                yield Notable(record.pod, self.config.name, noted, record.finding.task)
+        for missing, noted in self.seen.missing:
+            yield Notable(missing.pod, self.config.name, noted, missing.task)
 
     def findings(self) -> Iterator[Shown]:
         """Yield the finding on each Pod as users see it; made anew each time, so that a view costs next to nothing."""
@@ -33,10 +43,13 @@ class View(Struct, frozen=True):
 
     def show(self, record: Record, suspect: Suspect | None) -> Shown:
         """Show a finding; what its suspect waits for only where it is suspected of the same."""
+        noted = self.seen.noted.get(record.pod.uid, ())
         action = self.config.policy.actions.get(record.finding.reason, Action.KEEP)
         if suspect is None or suspect.signature != signature(record.finding):
             withheld = Withheld.NOT_DUE if action is Action.DELETE else None
-            return Shown(record.pod, self.config.name, record.finding, action, withheld, before=record.before)
+            return Shown(
+                record.pod, self.config.name, record.finding, action, withheld, before=record.before, notices=noted
+            )
         return Shown(
             record.pod,
             self.config.name,
@@ -46,4 +59,5 @@ class View(Struct, frozen=True):
             self.now.to_server(suspect.since),
             self.now.to_server(suspect.due),
             record.before,
+            noted,
         )

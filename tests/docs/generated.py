@@ -13,9 +13,11 @@ import click
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
+from healer.causes import cause_table
 from healer.cli import cli
 from healer.config import AirflowConfig, Config, settings_table
 from healer.metrics import Metrics
+from healer.notices import notice_table
 from healer.rules import rule_table
 
 ROOT: Final = Path(__file__).parents[2]
@@ -102,6 +104,8 @@ PARTS: Final[Mapping[tuple[str, str], Callable[[], str]]] = {
     ("docs/metrics.md", "metrics"): metrics_table,
     ("docs/cli.md", "options"): options_tables,
     ("docs/alerts.md", "alerts"): alerts_reference,
+    ("docs/findings.md", "causes"): cause_table,
+    ("docs/findings.md", "notices"): notice_table,
 }
 """From the page and the name of its marks to what stands between them."""
 

@@ -21,6 +21,7 @@ METRICS: Mapping[str, set[str]] = {
     "suspects": {"airflow", "reason", "action"},
     "withheld": {"airflow", "why"},
     "deletions": {"airflow", "reason", "result"},
+    "notices": {"airflow", "notice"},
     "regrets": {"airflow", "reason"},
     "healing_delay_seconds": {"airflow"},
     "held_cpu_cores": {"airflow"},

@@ -177,8 +177,8 @@ FOUND: dict[str, Any] = {
 def told(capture: pytest.CaptureFixture[str], *arguments: str, reply: Answer | None = None) -> tuple[Outcome, Server]:
     """Run a command against a healer that answers so."""
 
-    def script(_seen: Seen) -> Answer:
-        return reply or Answer(200, [FOUND])
+    def script(seen: Seen) -> Answer:
+        return Answer(200, []) if seen.path == "/notices" else reply or Answer(200, [FOUND])
 
     with serving(script) as server:
         return kpo_healer(capture, *arguments, "--from", f"http://127.0.0.1:{server.port}/"), server
@@ -188,7 +188,7 @@ class TestFrom:
     def test_scan_shows_what_is_served(self, capsys: pytest.CaptureFixture[str]) -> None:
         outcome, server = told(capsys, "scan", "-o", "json")
         assert (outcome.code, outcome.err, json.loads(outcome.out)) == (1, "", [FOUND])
-        assert [seen.path for seen in server.seen] == ["/findings"]
+        assert [seen.path for seen in server.seen] == ["/findings", "/notices"]
         outcome, _ = told(capsys, "scan")
         assert outcome.out.splitlines()[1].split()[:6] == ["a", "p", "orphaned", "delete", "report-mode", FOUND["due"]]
         assert "d r t[3]" in outcome.out
@@ -197,7 +197,7 @@ class TestFrom:
         kept = FOUND | {"action": "keep", "reason": "in-use"}
         outcome, server = told(capsys, "scan", "--all", "-o", "json", reply=Answer(200, [kept]))
         assert (outcome.code, json.loads(outcome.out)) == (0, [kept])
-        assert [seen.path for seen in server.seen] == ["/findings?all=true"]
+        assert [seen.path for seen in server.seen] == ["/findings?all=true", "/notices"]
 
     def test_explain_asks_for_one(self, capsys: pytest.CaptureFixture[str]) -> None:
         outcome, server = told(capsys, "explain", "a/p")
@@ -273,7 +273,7 @@ class TestFrom:
             metrics,
             health=lambda: (True, ""),
             ready=lambda: (True, ""),
-            more={"/findings": board.findings},
+            more={"/findings": board.findings, "/notices": board.notices},
         )
         try:
             outcome = kpo_healer(capsys, "scan", "--from", f"http://127.0.0.1:{server.port}/findings")

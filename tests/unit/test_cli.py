@@ -58,6 +58,7 @@ FIELDS = [
     "due",
     "holds",
     "cause",
+    "notices",
 ]
 
 

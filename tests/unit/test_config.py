@@ -433,5 +433,5 @@ def test_settings_name_every_key_with_a_meaning() -> None:
     assert {"interval", "airflows[].policy.retention.succeeded", "airflows[].limits.breaker.coolDown"} <= {
         s.path for s in listed
     }
-    sections = {"leaderElection", "log", "policy", "retention", "limits", "breaker"}
+    sections = {"leaderElection", "log", "policy", "retention", "limits", "breaker", "notices"}
     assert [s.path for s in listed if not s.description and s.key not in sections] == []

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from healer.causes import cause_table
 from healer.cli import cli
 from healer.config import AirflowConfig, Config, settings_table
 from healer.metrics import RESULTS
@@ -20,7 +19,6 @@ from tests.unit.test_metrics import CONTRACT
 DOCS = Path(__file__).parents[2] / "docs"
 CONFIGURATION = (DOCS / "configuration.md").read_text()
 CLI = (DOCS / "cli.md").read_text()
-FINDINGS = (DOCS / "findings.md").read_text()
 METRICS = (DOCS / "metrics.md").read_text()
 REGRETS = (DOCS / "regrets.md").read_text()
 
@@ -53,11 +51,6 @@ def test_a_finding_has_the_fields_of_the_page() -> None:
     made = Shown(pod, "prod", Finding(Reason.ORPHANED, "", task), Reason.ORPHANED.action).to_dict()
     assert list(told) == list(made)
     assert list(told["task"]) == list(made["task"])
-
-
-def test_the_findings_page_holds_the_generated_table_of_causes() -> None:
-    shown = FINDINGS.partition("<!-- causes: begin -->")[2].partition("<!-- causes: end -->")[0].strip()
-    assert shown == cause_table(), "print(healer.causes.cause_table()) and put it between the marks"
 
 
 def test_every_way_of_withholding_is_described() -> None:

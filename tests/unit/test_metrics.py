@@ -20,6 +20,7 @@ CONTRACT = {
     "suspects": {"airflow", "reason", "action"},
     "withheld": {"airflow", "why"},
     "deletions_total": {"airflow", "reason", "result"},
+    "notices": {"airflow", "notice"},
     "regrets_total": {"airflow", "reason"},
     "healing_delay_seconds": {"airflow"},
     "held_cpu_cores": {"airflow"},

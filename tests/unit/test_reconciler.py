@@ -375,7 +375,7 @@ def test_a_finding_is_shown_with_its_policy_and_its_times() -> None:
     shown = world.shown("a").to_dict()
     assert list(shown) == [
         *("namespace", "pod", "uid", "airflow", "task", "labels", "reason", "action", "withheld", "detail"),
-        *("since", "due", "holds", "cause"),
+        *("since", "due", "holds", "cause", "notices"),
     ]
     assert (shown["action"], shown["withheld"]) == ("delete", "not-due")
     assert shown["since"] == "1970-01-12T15:10:00Z"

@@ -66,6 +66,7 @@ def test_a_finding_reads_as_documented() -> None:
         "since": "1970-01-01T00:00:00Z",
         "due": "1970-01-01T00:01:00Z",
         "cause": explained(shown),
+        "notices": [],
         "holds": {"cpu_cores": 0.0, "memory_bytes": 0.0, "extended": {}, "since": "1970-01-01T02:51:40Z"},
     }
 
