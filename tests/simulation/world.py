@@ -108,7 +108,7 @@ class Tally:
     def ignore(self, *_: object) -> None:
         """Figures that the simulation does not need."""
 
-    healing_delay = suspects = held = wasted = reclaimed = pass_done = ignore
+    healing_delay = suspects = notices = held = wasted = reclaimed = pass_done = ignore
 
 
 _REASONS = {reason: f"reason: {reason.value}" for reason in Reason}

@@ -41,6 +41,8 @@ UNTOLD = {
     (Reconciler, "_healed"),
     (Reconciler, "deleted"),
     (Reconciler, "_announced"),
+    (Reconciler, "_ledger"),
+    (Reconciler, "_lookout"),
     (Healing, "_failures"),
     (Healing, "_tried"),
     (Healing, "_waiting"),

@@ -189,7 +189,7 @@ class Tally:
         """Do nothing."""
 
     deletion = pods = withheld = breaker = healing_delay = suspects = held = wasted = reclaimed = ignore
-    pass_done = detected = ignore
+    notices = pass_done = detected = ignore
 
 
 class Seam:
