@@ -102,7 +102,6 @@ class Controller:
             on_list=self._listed_anew,
             observe=self._metrics.kubernetes_call,
         )
-        self._seen_lists: set[str] = set()
         self._relisted: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._failed: set[str] = set()
         self._ready = False
@@ -122,7 +121,6 @@ class Controller:
         modes = {airflow.name: airflow.mode.value for airflow in self._config.airflows}
         log.info("started", version=__version__, port=self._http.port, airflows=modes, namespaces=self._namespaces)
         self._herald.start()
-        self._watch.start()
         if self._campaign is not None:
             self._campaign.start()
         self._decider.start()
@@ -202,9 +200,14 @@ class Controller:
     def _decide(self) -> None:
         try:
             self._tell_missing_rights()
+            if self._campaign is not None:
+                self._wake.wait(self._config.leader_election.retry_period)  # who leads is known after its first step
             while not self._stopping.is_set():
                 self._wake.clear()
-                self._wake.wait(self._lead() if self._office.leads() else self._follow())
+                pause = self._lead() if self._office.leads() else self._follow()
+                # Not before: it begins where our first LIST ended, and its import would hold up the first look.
+                self._watch.start()
+                self._wake.wait(pause)
         except Exception:
             # The rim of this thread: whoever finds it dead ends the process, and the log must say why.
             log.exception("the deciding thread fails")
@@ -294,10 +297,9 @@ class Controller:
     # --- what the other threads call ----------------------------------------------------------------------------------
 
     def _listed_anew(self, namespace: str) -> None:
-        """Note that the watch started over: Pods may have vanished unseen. Its very first list has missed nothing."""
-        if namespace in self._seen_lists:
-            self._relisted.put(namespace)
-        self._seen_lists.add(namespace)
+        """Note that the watch starts over elsewhere than where our LIST ended: Pods may have vanished unseen."""
+        self._relisted.put(namespace)
+        self._wake.set()
 
     def _is_healthy(self) -> tuple[bool, str]:
         good, text = self._pulse.check()

@@ -24,7 +24,7 @@ class Picture:
         self.store = PodStore()
         self.calls = []
         self._listing = listing
-        self._asked = []
+        self.asked, self._asked = [], []
         self._wanted = threading.Condition()
         self._over = False
         self.watch = Watch(
@@ -51,6 +51,7 @@ class Picture:
 
     def _ask(self, namespace):
         with self._wanted:
+            self.asked.append(namespace)
             self._asked.append(namespace)
             self._wanted.notify()
 
@@ -97,9 +98,9 @@ def vanish(cluster, namespace, name):
 
 class TestHints:
     def test_pods_come_change_and_go(self, cluster, namespace, kubeconfig):
-        make(cluster, namespace, "before")
         with Picture(kubeconfig, namespace, listing=False) as picture:
-            picture.wait("before")
+            wait_for(lambda: picture.watch.watches(namespace), what="a watch")
+            make(cluster, namespace, "before")
             make(cluster, namespace, "after")
             picture.wait("after", "before")
             wait_for(lambda: picture.phase("after") == "Running", what="Running")
@@ -109,6 +110,25 @@ class TestHints:
             picture.wait("after")
             assert picture.watch.alive()
             assert picture.store.why_unreadable(namespace) is not None
+
+    def test_what_happens_between_our_list_and_the_watch_is_seen(self, cluster, namespace, kubeconfig):
+        """The watch begins where our LIST ended: nothing is listed twice, by nobody, and nothing is missed."""
+        for name in ("stays", "vanishes"):
+            make(cluster, namespace, name)
+        picture = Picture(kubeconfig, namespace)
+        picture.list(namespace)
+        listed = {pod.name: pod.resource_version for pod in picture.store.snapshot()}
+        vanish(cluster, namespace, "vanishes")
+        make(cluster, namespace, "new")
+        since = cluster.audit_mark()
+        with picture:
+            picture.wait("new", "stays")
+            wait_for(lambda: picture.phase("new") == "Running", what="Running")
+        assert sorted(listed) == ["stays", "vanishes"]
+        assert picture.asked == []
+        user = f"system:serviceaccount:{namespace}:healer"
+        assert wait_for(lambda: cluster.audit(since, user=user, verb="list"), what="kopf's list in the audit log")
+        assert all("fieldSelector=metadata.name" in event.uri for event in cluster.audit(since, user=user, verb="list"))
 
     def test_the_selector(self, cluster, namespace, kubeconfig):
         with Picture(kubeconfig, namespace) as picture:
@@ -159,12 +179,12 @@ class TestFaults:
             picture.wait()
 
     def test_a_dead_kopf_is_started_again(self, cluster, namespace, kubeconfig, monkeypatch):
-        monkeypatch.setattr("healer.watch.FIRST_BACKOFF", 0.1)
+        monkeypatch.setattr("healer.watch.supervisor.FIRST_BACKOFF", 0.1)
         make(cluster, namespace, "vanishes")
         make(cluster, namespace, "stays")
         with Picture(kubeconfig, namespace) as picture:
             picture.wait("stays", "vanishes")
-            picture.watch._stop_kopf()  # it ends as it does for a bug of its own, and nobody asked it to
+            picture.watch._kopf.stop()  # it ends as it does for a bug of its own, and nobody asked it to
             vanish(cluster, namespace, "vanishes")
             wait_for(lambda: picture.watch.restarts == 1 and picture.watch.alive(), what="the second kopf")
             picture.wait("stays")

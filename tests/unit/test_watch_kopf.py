@@ -11,7 +11,11 @@ import pytest
 
 from healer.cluster import Connection
 from healer.model import POD_SELECTOR
-from healer.watch import Backoff, PodStore, Watch, _connection_info, _Retries, _settings
+from healer.watch import PodStore, Watch
+from healer.watch.operator import Operator, connection_info
+from healer.watch.patience import Backoff, Retries
+from healer.watch.settings import quiet_settings
+from healer.watch.standing import Standing
 from tests.lab.processes import wait_for
 from tests.unit.cluster_server import Answer, page, raw_pod, serving, write_kubeconfig
 
@@ -28,30 +32,35 @@ def watch(tmp_path, store):
     return Watch(Connection(write_kubeconfig(tmp_path / "k", "http://127.0.0.1:1")), ["a"], store)
 
 
-def hint(watch, kind, pod):
-    return asyncio.run(watch._hint(event={"type": kind, "object": pod}, patch=object(), body=pod))
+@pytest.fixture
+def operator(store):
+    return Operator(Connection(), ["a"], store, Standing(), on_list=lambda _: None, observe=lambda *_: None)
+
+
+def hint(operator, kind, pod):
+    return asyncio.run(operator._hint(event={"type": kind, "object": pod}, patch=object(), body=pod))
 
 
 class TestTheHandler:
-    def test_into_the_store_and_out_of_it(self, watch, store):
+    def test_into_the_store_and_out_of_it(self, operator, store):
         for kind in (None, "ADDED", "MODIFIED"):
-            assert hint(watch, kind, raw_pod()) is None
+            assert hint(operator, kind, raw_pod()) is None
             assert len(store) == 1
-        assert hint(watch, "DELETED", raw_pod(resourceVersion="8")) is None
+        assert hint(operator, "DELETED", raw_pod(resourceVersion="8")) is None
         assert len(store) == 0
 
     @pytest.mark.parametrize("odd", [{}, {"metadata": 1}, {"metadata": {"name": "p"}}, None, 5])
-    def test_odd_objects(self, watch, store, odd):
-        assert hint(watch, "ADDED", odd) is None
+    def test_odd_objects(self, operator, store, odd):
+        assert hint(operator, "ADDED", odd) is None
         assert len(store) == 0
 
-    def test_a_store_that_fails_costs_one_hint(self, watch, store, monkeypatch, caplog):
+    def test_a_store_that_fails_costs_one_hint(self, operator, store, monkeypatch, caplog):
         monkeypatch.setattr(store, "apply", lambda _pod: 1 / 0)
-        assert hint(watch, "ADDED", raw_pod()) is None
+        assert hint(operator, "ADDED", raw_pod()) is None
         assert "A hint was lost" in caplog.text
 
-    def test_kopf_knows_this_handler_and_the_login_only(self, watch):
-        registry = watch._registry()
+    def test_kopf_knows_this_handler_and_the_login_only(self, operator):
+        registry = operator._registry()
         assert len(registry._watching.get_all_handlers()) == 1
         assert len(registry._activities.get_all_handlers()) == 1
         for others in (registry._changing, registry._spawning, registry._indexing, registry._webhooks):
@@ -60,7 +69,7 @@ class TestTheHandler:
 
 class TestSettings:
     def test_nothing_is_written(self):
-        settings = _settings()
+        settings = quiet_settings()
         assert settings.posting.enabled is False
         assert settings.persistence.finalizer != kopf.OperatorSettings().persistence.finalizer
         assert settings.scanning.disabled
@@ -68,14 +77,14 @@ class TestSettings:
 
     def test_the_selector_is_the_servers(self):
         pods = kopf.Resource("", "v1", "pods", namespaced=True) if hasattr(kopf, "Resource") else None
-        selectors = _settings().watching.label_selectors
+        selectors = quiet_settings().watching.label_selectors
         assert POD_SELECTOR in (selectors.collect(pods) if pods else list(selectors.values()))
 
     def test_the_server_wants_whole_seconds(self):
-        assert isinstance(_settings().watching.server_timeout, int)
+        assert isinstance(quiet_settings().watching.server_timeout, int)
 
     def test_retries_have_no_end_and_a_limit(self):
-        retries = _Retries()
+        retries = Retries()
         assert not hasattr(retries, "__len__")
         for _ in range(2):
             delays = list(itertools.islice(retries, 50))
@@ -107,7 +116,7 @@ class TestBackoff:
 
 class TestCredentials:
     def info(self, tmp_path, server="https://127.0.0.1:6443", **user):
-        return _connection_info(Connection(write_kubeconfig(tmp_path / "k", server, **user)))[0]
+        return connection_info(Connection(write_kubeconfig(tmp_path / "k", server, **user)))[0]
 
     def test_a_token(self, tmp_path):
         assert self.info(tmp_path, token="abc").as_http_headers() == {"Authorization": "Bearer abc"}
@@ -150,12 +159,12 @@ class TestSupervision:
         return answer
 
     def test_a_kopf_that_died_is_started_again(self, tmp_path, store, caplog, monkeypatch):
-        monkeypatch.setattr("healer.watch.FIRST_BACKOFF", 0.01)
+        monkeypatch.setattr("healer.watch.supervisor.FIRST_BACKOFF", 0.01)
         lists = []
         with serving(self.script()) as server:
             connection = Connection(write_kubeconfig(tmp_path / "k", f"http://127.0.0.1:{server.port}"))
             watch = Watch(connection, ["a"], store, on_list=lists.append)
-            with caplog.at_level(logging.WARNING, "healer.watch"):
+            with caplog.at_level(logging.WARNING, "healer.watch.supervisor"):
                 watch.start()
                 try:
                     wait_for(lambda: watch.restarts and len(lists) >= 2, what="a second list", timeout=30)
@@ -168,7 +177,7 @@ class TestSupervision:
 
     def test_a_kopf_that_can_not_die_is_started_again(self, watch, monkeypatch):
         """As kopf itself does when another namespace waits for a login: it ends, and then waits for ever."""
-        for name in ("FIRST_BACKOFF", "DYING", "BURY_AGAIN"):
+        for name in ("supervisor.FIRST_BACKOFF", "operator.DYING", "operator.BURY_AGAIN"):
             monkeypatch.setattr(f"healer.watch.{name}", 0.01)
 
         async def undead(registry, **_):
@@ -187,7 +196,7 @@ class TestSupervision:
         assert not watch.alive()
 
     def test_a_namespace_is_watched_while_its_requests_are_answered(self, tmp_path, store, monkeypatch):
-        monkeypatch.setattr("healer.watch.FIRST_BACKOFF", 0.01)
+        monkeypatch.setattr("healer.watch.supervisor.FIRST_BACKOFF", 0.01)
         forbidden, over, plain = threading.Event(), threading.Event(), self.script()
 
         def answer(seen):

@@ -1,0 +1,134 @@
+"""The watch as the others see it: a thread that starts kopf, and starts it again whenever it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from healer.cluster import Connection
+from healer.watch.patience import Backoff
+from healer.watch.standing import Standing
+from healer.watch.store import PodStore
+
+if TYPE_CHECKING:
+    from healer.watch.operator import Operator
+
+FIRST_BACKOFF = 1.0
+STOP_TIMEOUT = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class Watch:
+    """kopf in a thread and an event loop of its own, watching some namespaces; it hints into the store."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        namespaces: Sequence[str],
+        store: PodStore,
+        *,
+        on_list: Callable[[str], None] = lambda _namespace: None,
+        observe: Callable[[str, str], None] = lambda _verb, _code: None,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            connection: where the API server is and who we are.
+            namespaces: exact names.
+            store: where the hints go; it also knows where our LISTs ended, from where on is watched.
+            on_list: told, in kopf's thread, each time a watch begins that can't begin where our LIST of the namespace
+                ended: there was none yet, kopf died, the watch expired (410). Pods may have vanished unseen until
+                then, so a full LIST is due.
+            observe: told the verb and the status code of each request.
+
+        Raises:
+            ValueError: no namespaces; kopf would take that for all of them.
+        """
+        if not namespaces:
+            raise ValueError("There are no namespaces to watch.")
+        self.restarts = 0
+        self._connection, self._store = connection, store
+        self._namespaces = list(dict.fromkeys(namespaces))
+        self._on_list, self._observe = on_list, observe
+        self._standing = Standing()
+        self._kopf: Operator | None = None
+        self._thread = threading.Thread(target=self._supervise, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Start watching, and go on until `stop`. A watch that has been started goes on."""
+        if self._thread.ident is None:
+            _quieten()
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop within seconds. May be called twice, and before `start`."""
+        self._standing.stopping.set()
+        if self._kopf is not None:
+            self._kopf.stop()
+        if self._thread.ident is not None:
+            self._thread.join(STOP_TIMEOUT)
+
+    def alive(self) -> bool:
+        """Whether kopf is up now; between a death and the next start it is not."""
+        return self._standing.running.is_set() and self._thread.is_alive()
+
+    def supervised(self) -> bool:
+        """Whether the thread that starts kopf again and again is there, or need not be there yet."""
+        return self._thread.ident is None or self._thread.is_alive()
+
+    def watches(self, namespace: str) -> bool:
+        """Whether hints about a namespace come in: its last request was answered, and kopf is up."""
+        return namespace in self._standing.watched
+
+    def _supervise(self) -> None:
+        backoff, stopping = Backoff(FIRST_BACKOFF), self._standing.stopping
+        while not stopping.is_set():
+            died = self._run_once()
+            if stopping.is_set():
+                return
+            self.restarts += 1
+            delay = backoff.next()
+            _log.warning("The watch ended (%s); it starts again in %.0f s.", died, delay)
+            stopping.wait(delay)
+
+    def _run_once(self) -> str:
+        """Run kopf until it ends, and say why it did."""
+        try:
+            asyncio.run(self._operator().run())
+        except asyncio.CancelledError:
+            return "cancelled"
+        except Exception as error:  # noqa: BLE001 - kopf ends with whatever went wrong, and must be started again
+            return f"{type(error).__name__}: {error}"
+        finally:
+            self._standing.down()
+        return "without an error"
+
+    def _operator(self) -> Operator:
+        """Return the operator, made in this thread: importing kopf takes as long as a look at all Pods."""
+        if self._kopf is None:
+            from healer.watch.operator import Operator
+
+            self._kopf = Operator(
+                self._connection,
+                self._namespaces,
+                self._store,
+                self._standing,
+                on_list=self._on_list,
+                observe=self._observe,
+            )
+        return self._kopf
+
+
+def _quieten() -> None:
+    """Keep kopf's log out of ours, unless somebody debugs.
+
+    It tells each attempt at a forbidden namespace and each of its ends with several tracebacks. What a user can act
+    upon, our own listings and the supervisor say in one sentence.
+    """
+    debugging = logging.getLogger().isEnabledFor(logging.DEBUG)
+    logging.getLogger("kopf").setLevel(logging.INFO if debugging else logging.CRITICAL)
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # else a line for each Pod at each listing
