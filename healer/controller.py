@@ -102,6 +102,7 @@ class Controller:
             on_list=self._listed_anew,
             observe=self._metrics.kubernetes_call,
         )
+        self._watching = False
         self._relisted: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._failed: set[str] = set()
         self._ready = False
@@ -109,6 +110,7 @@ class Controller:
         self._term = 0
         self._reconcilers: list[Reconciler] = []
         self._schedule = Schedule(config, steady())
+        self._looked = threading.Event()
         self._decider = threading.Thread(target=self._decide, name=DECIDER, daemon=True)
 
     def start(self) -> None:
@@ -205,8 +207,7 @@ class Controller:
             while not self._stopping.is_set():
                 self._wake.clear()
                 pause = self._lead() if self._office.leads() else self._follow()
-                # Not before: it begins where our first LIST ended, and its import would hold up the first look.
-                self._watch.start()
+                self._looked.set()
                 self._wake.wait(pause)
         except Exception:
             # The rim of this thread: whoever finds it dead ends the process, and the log must say why.
@@ -278,6 +279,10 @@ class Controller:
         for namespace in self._namespaces:
             if depth is Depth.AUDIT or namespace in stale or (depth is Depth.FULL and self._is_blind(namespace)):
                 self._list(namespace)
+        if not self._watching:
+            # It begins where our first LIST ended; importing it would hold up the first look, if that is quick.
+            self._watch.start(after=self._looked)
+            self._watching = True
         self._ready = self._ready or any(self._store.why_unreadable(name) is None for name in self._namespaces)
 
     def _is_blind(self, namespace: str) -> bool:

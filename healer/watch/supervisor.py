@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from healer.clock import steady
 from healer.cluster import Connection
 from healer.watch.patience import Backoff
 from healer.watch.standing import Standing
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 FIRST_BACKOFF = 1.0
 STOP_TIMEOUT = 10.0
+HEAD_START = 5.0
+"""Seconds that the watch waits for something else at the most; it then begins as far back as it has to."""
+TURN = 0.1
+"""Seconds between two looks whether it may begin, or shall stop."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,13 +61,14 @@ class Watch:
         self._on_list, self._observe = on_list, observe
         self._standing = Standing()
         self._kopf: Operator | None = None
+        self._after: threading.Event | None = None
         self._thread = threading.Thread(target=self._supervise, name="watch", daemon=True)
 
-    def start(self) -> None:
-        """Start watching, and go on until `stop`. A watch that has been started goes on."""
-        if self._thread.ident is None:
-            _quieten()
-            self._thread.start()
+    def start(self, *, after: threading.Event | None = None) -> None:
+        """Start watching, and go on until `stop`; once `after` is set, or `HEAD_START` has gone by."""
+        _quieten()
+        self._after = after
+        self._thread.start()
 
     def stop(self) -> None:
         """Stop within seconds. May be called twice, and before `start`."""
@@ -86,6 +92,9 @@ class Watch:
 
     def _supervise(self) -> None:
         backoff, stopping = Backoff(FIRST_BACKOFF), self._standing.stopping
+        until = steady() + HEAD_START
+        while self._after is not None and not self._after.wait(TURN) and not stopping.is_set() and steady() < until:
+            pass
         while not stopping.is_set():
             died = self._run_once()
             if stopping.is_set():

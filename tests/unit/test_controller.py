@@ -53,8 +53,8 @@ class FakeWatch:
         self.on_list, self.restarts, self.stopped = on_list, 0, False
         self.alive, self.blind = True, set[str]()
 
-    def start(self) -> None:
-        self.restarts = 2
+    def start(self, *, after: threading.Event) -> None:
+        self.after = after
 
     def stop(self) -> None:
         self.stopped = True
