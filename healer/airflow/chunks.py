@@ -7,7 +7,8 @@ heartbeats of Airflow's workers, for 0.3 s; each body is kept in Airflow's audit
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import compress, groupby
+from operator import itemgetter
 
 from msgspec import Struct
 
@@ -18,6 +19,12 @@ PAGE_LIMIT = 1000
 
 Chunk = tuple[Cell, ...]
 """Cells that are asked about in one list, sorted."""
+
+Expected = Callable[[Cell], int]
+"""How many rows a cell is likely to hold; none for an id that is asked for only because it can't be ruled out."""
+
+Columns = tuple[frozenset[str], frozenset[str], frozenset[str]]
+"""Distinct DAGs, runs and tasks."""
 
 
 class Limits(Struct, frozen=True):
@@ -38,71 +45,92 @@ LATELY = Limits(dags=200, rows=1_000_000)
 _OVERHEAD = 300
 
 
+class _Unit(Struct, frozen=True):
+    """Cells of one DAG that go together, and what they add to a list. `counted`: runs and tasks that expect rows."""
+
+    cells: Chunk
+    names: Columns
+    counted: Columns
+    rows: int
+
+    @property
+    def dag_id(self) -> str:
+        """The DAG of all of them."""
+        return self.cells[0].dag_id
+
+
+def _unit(cells: Chunk, expected: Expected) -> _Unit:
+    rows = [expected(cell) for cell in cells]
+    counted = cells if all(rows) else tuple(compress(cells, rows))
+    names = _columns(cells)
+    return _Unit(cells, names, names if counted is cells else _columns(counted), sum(rows))
+
+
+def _columns(cells: Chunk) -> Columns:
+    """Return the distinct DAGs, runs and tasks of some cells."""
+    if not cells:
+        return frozenset(), frozenset(), frozenset()
+    dags, runs, tasks = zip(*cells, strict=True)
+    return frozenset(dags), frozenset(runs), frozenset(tasks)
+
+
 class _Open:
     """A chunk that is being filled."""
 
     def __init__(self, limits: Limits, avoid: Collection[Cell]) -> None:
         self._limits = limits
         self._avoid = avoid
-        self._dags: dict[str, tuple[frozenset[str], frozenset[str], int]] = {}
+        self._of_dags: dict[str, tuple[frozenset[str], frozenset[str], int]] = {}
         self._names: tuple[set[str], set[str], set[str]] = (set(), set(), set())
         self._body = _OVERHEAD
         self._rows = 0
         self.cells: list[Cell] = []
 
-    def takes(self, cell: Cell, rows: int) -> bool:
-        """Whether the cell still fits. The first one always does."""
-        if not self.cells:
-            return True
+    def takes(self, unit: _Unit) -> bool:
+        """Whether the unit still fits, whole."""
         return (
-            len(self._names[0] | {cell.dag_id}) <= self._limits.dags
-            and len(self._names[1] | {cell.run_id}) <= self._limits.runs
-            and self._body + self._bytes(cell) <= self._limits.body
-            and not any(self._would_cross(cell, large) for large in self._avoid)
-            and self._rows - self._expected(cell.dag_id) + self._cross(self._with(cell, rows)) <= self._limits.rows
+            len(self._names[0] | unit.names[0]) <= self._limits.dags
+            and len(self._names[1] | unit.names[1]) <= self._limits.runs
+            and self._body + self._bytes(unit) <= self._limits.body
+            and self._rows - self._expected(unit.dag_id) + _cross(self._with(unit)) <= self._limits.rows
+            and not any(self._would_cross(unit, large) for large in self._avoid)
         )
 
-    def _would_cross(self, cell: Cell, large: Cell) -> bool:
+    def add(self, unit: _Unit) -> None:
+        """Take the unit in."""
+        self._body += self._bytes(unit)
+        self._rows -= self._expected(unit.dag_id)
+        self._of_dags[unit.dag_id] = self._with(unit)
+        self._rows += self._expected(unit.dag_id)
+        for mine, its in zip(self._names, unit.names, strict=True):
+            mine.update(its)
+        self.cells += unit.cells
+
+    def _would_cross(self, unit: _Unit, large: Cell) -> bool:
         """Whether the large cell would come into the cross product, though nobody has put it into the chunk."""
-        return cell != large and all(
-            part in names or part == new for part, names, new in zip(large, self._names, cell, strict=True)
+        return large not in unit.cells and all(
+            part in mine or part in its for part, mine, its in zip(large, self._names, unit.names, strict=True)
         )
 
-    def add(self, cell: Cell, rows: int) -> None:
-        """Take the cell in."""
-        self._body += self._bytes(cell)
-        self._rows -= self._expected(cell.dag_id)
-        self._dags[cell.dag_id] = self._with(cell, rows)
-        self._rows += self._expected(cell.dag_id)
-        for names, name in zip(self._names, cell, strict=True):
-            names.add(name)
-        self.cells.append(cell)
-
-    def _with(self, cell: Cell, rows: int) -> tuple[frozenset[str], frozenset[str], int]:
-        runs, tasks, known = self._dags.get(cell.dag_id, (frozenset(), frozenset(), 0))
-        if rows == 0:
-            return runs, tasks, known
-        return runs | {cell.run_id}, tasks | {cell.task_id}, known + rows
+    def _with(self, unit: _Unit) -> tuple[frozenset[str], frozenset[str], int]:
+        runs, tasks, rows = self._of_dags.get(unit.dag_id, (frozenset(), frozenset(), 0))
+        return runs | unit.counted[1], tasks | unit.counted[2], rows + unit.rows
 
     def _expected(self, dag: str) -> int:
-        return self._cross(self._dags[dag]) if dag in self._dags else 0
+        return _cross(self._of_dags[dag]) if dag in self._of_dags else 0
 
-    @staticmethod
-    def _cross(of_dag: tuple[frozenset[str], frozenset[str], int]) -> int:
-        runs, tasks, known = of_dag
-        return max(len(runs) * len(tasks), known)
+    def _bytes(self, unit: _Unit) -> int:
+        return sum(_size(name) for mine, its in zip(self._names, unit.names, strict=True) for name in its - mine)
 
-    def _bytes(self, cell: Cell) -> int:
-        return sum(_size(name) for names, name in zip(self._names, cell, strict=True) if name not in names)
+
+def _cross(of_dag: tuple[frozenset[str], frozenset[str], int]) -> int:
+    runs, tasks, known = of_dag
+    return max(len(runs) * len(tasks), known)
 
 
 def _size(name: str) -> int:
     """Bytes of an id in JSON: quotes, comma, blank; six for a character that is not ASCII."""
     return (len(name) if name.isascii() else 6 * len(name)) + 4
-
-
-Expected = Callable[[Cell], int]
-"""How many rows a cell is likely to hold; none for an id that is asked for only because it can't be ruled out."""
 
 
 def chunks(cells: Iterable[Cell], limits: Limits, expected: Expected, avoid: Collection[Cell] = ()) -> Iterator[Chunk]:
@@ -112,35 +140,26 @@ def chunks(cells: Iterable[Cell], limits: Limits, expected: Expected, avoid: Col
     cross products. `avoid` are large cells that no list should select in that way.
     """
     filling = _Open(limits, avoid)
-    for unit in _units(sorted(cells), 0, lambda unit: _fill(_Open(limits, avoid), unit, expected)):
-        kept = tuple(filling.cells)
-        if not _fill(filling, unit, expected):
-            if kept:
-                yield kept
+    nothing = _Open(limits, avoid)
+    for unit in _units(sorted(cells), 0, lambda cells: _unit(cells, expected), nothing.takes):
+        if filling.cells and not filling.takes(unit):
+            yield tuple(filling.cells)
             filling = _Open(limits, avoid)
-            _fill(filling, unit, expected)
+        filling.add(unit)
     if filling.cells:
         yield tuple(filling.cells)
 
 
-def _units(cells: Sequence[Cell], level: int, fits: Callable[[Chunk], bool]) -> Iterator[Chunk]:
-    """Yield the largest parts that fit into a chunk of their own: DAGs, else runs, else tasks."""
-    for _, group in groupby(cells, key=lambda cell: cell[level]):
-        unit = tuple(group)
-        if len(unit) == 1 or fits(unit):
+def _units(
+    cells: Sequence[Cell], level: int, make: Callable[[Chunk], _Unit], fits: Callable[[_Unit], bool]
+) -> Iterator[_Unit]:
+    """Yield the largest parts that fit into a chunk of their own: DAGs, else runs, else tasks, fit or not."""
+    for _, group in groupby(cells, key=itemgetter(level)):
+        unit = make(tuple(group))
+        if len(unit.cells) == 1 or fits(unit):
             yield unit
         else:
-            yield from _units(unit, level + 1, fits)
-
-
-def _fill(filling: _Open, unit: Chunk, expected: Expected) -> bool:
-    """Add the unit to a chunk; False, and the chunk is of no more use, if it does not fit whole."""
-    for cell in unit:
-        rows = expected(cell)
-        if not filling.takes(cell, rows):
-            return False
-        filling.add(cell, rows)
-    return True
+            yield from _units(unit.cells, level + 1, make, fits)
 
 
 def halves(chunk: Chunk) -> tuple[Chunk, Chunk]:
