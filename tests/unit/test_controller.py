@@ -611,7 +611,7 @@ def test_it_serves_heals_and_stops(parts: Parts) -> None:
 def test_a_signal_ends_it_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
     started = threading.Event()
-    monkeypatch.setattr(FakeWatch, "start", lambda _self: started.set())
+    monkeypatch.setattr(FakeWatch, "start", lambda _self, **_: started.set())
 
     def terminate() -> None:
         started.wait(PATIENCE)
