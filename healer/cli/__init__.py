@@ -7,6 +7,6 @@ does not exist, a refused login; 3 incomplete, or another replica leads. Every e
 from __future__ import annotations
 
 from healer.cli.commands import cli
-from healer.cli.rim import main
+from healer.cli.rim import complete, main
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "complete", "main"]

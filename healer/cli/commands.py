@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +17,7 @@ from healer import __version__
 from healer.cli.options import Session, configured, output, remote
 from healer.cli.output import NoReaderError
 from healer.cluster import Cluster
+from healer.config import parse_duration
 from healer.model import zulu
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ GOOD = 0
 FOUND = 1
 NOT_GOOD = 1
 INCOMPLETE = 3
+
+EVERY, SHORTEST = 5.0, 1.0
+"""Seconds between two looks of --watch at a running healer, and at the least."""
 
 
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
@@ -90,19 +94,41 @@ def run(session: Session, once: bool, form: str) -> int:
 @cli.command()
 @click.option("--all", "everything", is_flag=True, help="Show every KubernetesPodOperator Pod, not only suspects.")
 @click.option("--notices", "only_notices", is_flag=True, help="Show only what is worth a look and is no orphan.")
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value="",
+    metavar="[DURATION]",
+    help="Look again and again until Ctrl-C; every interval, or with --from every 5s, if no duration is given.",
+)
 @remote
 @output
 @configured(quiet=True)
-def scan(session: Session | None, everything: bool, only_notices: bool, source: str, form: str) -> int:
+def scan(
+    session: Session | None, everything: bool, only_notices: bool, watch: str | None, source: str, form: str
+) -> int:
     """Look once at every Pod and show the suspects, and what else is worth a look; change nothing.
 
     With --from it asks nobody else: a running healer tells what it has found, and since when.
 
     Exit status: 0 nothing found, 1 something found, 3 incomplete (wins over 1). Without --notices only suspects count.
     """
+
+    def look(begin: Callable[[], None] = lambda: None) -> int:
+        seen = _look(session) if session else _read(source, everything)
+        begin()
+        return _show(seen, everything, only_notices, form)
+
+    if watch is None:
+        return look()
+    if form != "table":
+        raise click.UsageError(f"--watch shows a table: leave --output {form} away")
+    return _watch(look, _every(watch, session))
+
+
+def _show(seen: Findings, everything: bool, only_notices: bool, form: str) -> int:
     from healer.cli import findings
 
-    seen = _look(session) if session else _read(source, everything)
     looked_at = None if seen.incomplete else seen.pods
     found = findings.suspects(seen.found)
     if only_notices:
@@ -110,6 +136,25 @@ def scan(session: Session | None, everything: bool, only_notices: bool, source: 
     else:
         findings.show(seen.found if everything else found, form, looked_at=looked_at, notices=seen.notices)
     return _completeness(seen.incomplete) or (FOUND if (seen.notices if only_notices else found) else GOOD)
+
+
+def _every(watch: str, session: Session | None) -> float:
+    """Return the seconds between two looks."""
+    if not watch:
+        return session.config.interval if session else EVERY
+    try:
+        return max(parse_duration(watch), SHORTEST)
+    except ValueError as error:
+        raise click.UsageError(f"--watch: {error}") from None
+
+
+def _watch(look: Callable[[Callable[[], None]], int], every: float) -> int:
+    from healer.cli.live import watch
+    from healer.cli.remote import RemoteError
+    from healer.cluster import ClusterError
+
+    watch(look, every, (RemoteError, ClusterError))
+    return GOOD
 
 
 def _read(source: str, everything: bool) -> Findings:
@@ -123,10 +168,12 @@ def _read(source: str, everything: bool) -> Findings:
 
 def _look(session: Session) -> Findings:
     from healer.cli import findings
+    from healer.cli.live import progress
     from healer.cli.remote import Findings
     from healer.reconcile import scan as look
 
-    seen = look(session.config, _cluster(session))
+    with progress() as tell:
+        seen = look(session.config, _cluster(session), tell)
     notices = tuple(notable.to_dict() for notable in seen.notices)
     return Findings(findings.told(seen.findings), len(seen.findings), seen.incomplete, notices)
 

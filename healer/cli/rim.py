@@ -6,8 +6,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import click
+from click.shell_completion import ShellComplete
 
 from healer.cli.commands import cli
 from healer.cli.output import NoReaderError, printable
@@ -19,6 +21,10 @@ INTERRUPTED = 130
 NO_READER = 141
 """What a shell answers for a program that SIGPIPE ended."""
 
+KUBECTL_NAME = "kubectl kpo-healer"
+COMPLETE = "_KPO_HEALER_COMPLETE"
+"""The variable by which click's completion scripts call us, under whichever name."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # ids may hold what the terminal's encoding lacks
-    sys.exit(outcome(lambda: cli.main(arguments, prog_name="kpo-healer", standalone_mode=False)))
+    sys.exit(outcome(lambda: cli.main(arguments, prog_name=_name(), complete_var=COMPLETE, standalone_mode=False)))
+
+
+def complete() -> None:
+    """Answer kubectl, which asks a plugin's `kubectl_complete-…` for completions: words after our name, the last open.
+
+    A line for each candidate, with its help after a tab; then what the shell shall do besides: nothing (4: no files).
+    """
+    *words, open_word = sys.argv[1:] or [""]
+    shell = ShellComplete(cli, {}, KUBECTL_NAME, COMPLETE)
+    for item in shell.get_completions(words, open_word):
+        click.echo(f"{item.value}\t{item.help}" if item.help else item.value)
+    click.echo(":4")
+
+
+def _name() -> str:
+    """How the user calls us: as a program, or as a plugin of kubectl, which goes by the file's name."""
+    return KUBECTL_NAME if Path(sys.argv[0]).name.startswith("kubectl-") else "kpo-healer"
 
 
 def outcome(command: Callable[[], int | None]) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 from msgspec import Struct
 
-from healer.airflow import Airflow
+from healer.airflow import Airflow, Call
 from healer.clock import steady
 from healer.cluster import Cluster, ClusterError, Right, sole_replica
 from healer.config import AirflowConfig, Config
@@ -27,6 +27,10 @@ log = structlog.get_logger(__name__)
 
 SLACK = 2.0
 """Seconds beyond the longest grace that `run --once` waits, for the last look."""
+
+
+def _ignore(_text: str) -> None:
+    """Tell nobody."""
 
 
 class NoSuchPodError(Exception):
@@ -58,13 +62,16 @@ class Picture(Struct, frozen=True):
     unreadable: Mapping[str, str]
 
 
-def scan(config: Config, cluster: Cluster) -> Scan:
-    """Look once at every Pod; change nothing.
+def scan(config: Config, cluster: Cluster, tell: Callable[[str], None] = _ignore) -> Scan:
+    """Look once at every Pod; change nothing. `tell` hears, in a few words, what is being done.
 
     Raises AirflowRefused when a login is refused.
     """
-    house = _House(config, cluster, sole_replica)
+    tell("logging in")
+    house = _House(config, cluster, sole_replica, tell=tell)
+    tell("listing Pods")
     picture = house.picture()
+    house.known = len(picture.pods)
     for reconciler in house.reconcilers:
         reconciler.look(picture.pods, picture.unreadable)
     return house.first_look(picture)
@@ -155,7 +162,9 @@ class _House:
         only: AirflowConfig | None = None,
         lifted: Callable[[str], bool] = never_lifted,
         clock: Callable[[], float] = steady,
+        tell: Callable[[str], None] = _ignore,
     ) -> None:
+        self._tell, self._answers, self._rows, self.known = tell, 0, 0, 0
         self._config, self._cluster = config, cluster
         self.herald = Herald(cluster)
         tools = Tools(cluster, self.herald, Metrics(config), right, clock, lifted=lifted)
@@ -165,11 +174,16 @@ class _House:
 
     def _ready(self, airflow: AirflowConfig) -> Airflow:
         """Log in at once: a command whose login is refused must say so, also where there is no Pod to ask about."""
-        client = Airflow(airflow)
+        client = Airflow(airflow, observe=self._heard)
         trouble = client.login()
         if trouble is not None:
             self._trouble.append(f"Airflow {airflow.name}: {trouble}")
         return client
+
+    def _heard(self, call: Call) -> None:
+        """Tell how far the asking is. Calls end in several threads: a figure that is one too low harms nobody."""
+        self._answers, self._rows = self._answers + 1, self._rows + call.rows
+        self._tell(f"{self.known:,} Pods; Airflow: {self._answers:,} answers, {self._rows:,} task instances")
 
     def picture(self) -> Picture:
         pods: list[Pod] = []

@@ -26,7 +26,7 @@ class House:
         self.meanwhile: Any = lambda: None
         self.stopped: list[float] = []
         self.airflow.login = lambda: self.trouble  # type: ignore[attr-defined]
-        monkeypatch.setattr(oneshot, "Airflow", lambda _config: self.airflow)
+        monkeypatch.setattr(oneshot, "Airflow", lambda _config, **_: self.airflow)
         monkeypatch.setattr(Herald, "start", lambda _self: None)
         monkeypatch.setattr(Herald, "stop", lambda _self, timeout: self.stopped.append(timeout))
 
