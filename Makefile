@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit simulate exhaustive planted mutants chaos e2e lint cluster docs pins clean
+.PHONY: help demo test unit simulate exhaustive planted mutants chaos e2e bench lint cluster docs pins clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,11 @@ chaos: $(READY) ## real tasks, everything killed at random: RUNS=1000 SEED=1 MIN
 docs: $(READY) ## writes the generated parts of the documentation and builds it strictly into site/
 	@$(BIN)/python -m tests.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
+
+bench: $(READY) ## 10,000 Pods, beside what one would run instead: BENCH="startup pass" PODS=10000 MINUTES=60 QUICK=1
+	@$(BIN)/python -m tests.lab prepare
+	@$(BIN)/python -m tests.bench $(BENCH) $(if $(QUICK),--quick) $(if $(PODS),--pods $(PODS)) \
+		$(if $(LARGEST),--largest $(LARGEST)) $(if $(REPEAT),--repeat $(REPEAT)) $(if $(MINUTES),--minutes $(MINUTES))
 
 pins: ## resolves tests/requirements.txt anew
 	@$(BIN)/python -m pip install --quiet uv

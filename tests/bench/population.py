@@ -125,7 +125,11 @@ def _live_tasks(number: int, tiers: list[str], *, growth: bool) -> list[Task]:
     tasks = _plain()
     for tier in tiers[1:]:
         tasks.append(Task(tier, "deferred" if tier == "small" else "running", map_index=100, count=TIERS[tier]))
-    tasks += [_named(number, "done_1", "success"), _named(number, "done_2", "success"), _named(number, "done_3", "failed")]
+    tasks += [
+        _named(number, "done_1", "success"),
+        _named(number, "done_2", "success"),
+        _named(number, "done_3", "failed"),
+    ]
     if number % 4 == 0:
         superseded = Seat(dag_id(number), live_run(number), "again", 100, try_number=2)
         tasks.append(Task("again", "running", map_index=100, try_number=2, pod=pod_name(superseded)))
@@ -176,7 +180,10 @@ def _tier(tier: str) -> Iterator[Seat]:
 def orphans(count: int = 1_000) -> list[Seat]:
     """Orphans of every kind that is deleted by default, up to 1,000; the mix is the same for any number."""
     kinds = [list(_superseded()), list(_in_live_runs("done_1", "running", "orphaned"))]
-    kinds += [list(_in_live_runs("done_2", "succeeded", "finished")), list(_in_live_runs("done_3", "failed", "finished"))]
+    kinds += [
+        list(_in_live_runs("done_2", "succeeded", "finished")),
+        list(_in_live_runs("done_3", "failed", "finished")),
+    ]
     kinds += [list(_in_old_runs(range(3), "running", "orphaned")), list(_in_old_runs(range(3, 5), "kept", "kept"))]
     total = sum(map(len, kinds))
     chosen = [seat for kind in kinds for seat in kind[: -(-len(kind) * count // total)]]

@@ -52,8 +52,7 @@ class Stamp:
     def put(self, seats: Sequence[Seat]) -> None:
         """Copies: afterwards there is one Pod for each of these seats, as new."""
         operations = (
-            {"request_put": {"key": _base64(_key(seat)), "value": _base64(self._copy(seat))}}
-            for seat in seats
+            {"request_put": {"key": _base64(_key(seat)), "value": _base64(self._copy(seat))}} for seat in seats
         )
         self._write(operations)
 

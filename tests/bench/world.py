@@ -63,7 +63,12 @@ class World:
         made = Installation.make(self.folder / name, self.cluster, url=self.url, namespaces=[NAMESPACE])
         airflow = made.config["airflows"][0]
         airflow |= {"policy": {}, "limits": {}}
-        made.config = {"mode": "report", "leaderElection": made.config["leaderElection"], "airflows": [airflow], **fields}
+        made.config = {
+            "mode": "report",
+            "leaderElection": made.config["leaderElection"],
+            "airflows": [airflow],
+            **fields,
+        }
         return made
 
     def airflow_log(self) -> tuple[int, int]:
