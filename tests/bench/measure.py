@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -17,6 +17,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.bench.world import World
+from tests.lab.audit import AuditEvent
 from tests.lab.processes import LabError, Process, session_members, wait_for
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -114,11 +115,16 @@ def _only(text: str, names: Mapping[str, object]) -> str:
 
 
 def calls(world: World, since: int, *, user: str | None = None) -> Counter[str]:
-    """Requests to the API server behind an audit mark, as `verb resource`; the bench's own reads are not among them."""
+    """Requests to the API server behind an audit mark; the bench's own are not among them."""
+    return requests_of(event for event in world.cluster.audit(since, user=user) if event.user_agent != "lab")
+
+
+def requests_of(events: Iterable[AuditEvent]) -> Counter[str]:
+    """How many there are, as `verb resource`; a watch counts when it begins."""
     return Counter(
         f"{event.verb} {event.resource}{'/' + event.subresource if event.subresource else ''}"
-        for event in world.cluster.audit(since, user=user)
-        if event.resource and event.user_agent != "lab" and (event.verb != "watch" or event.stage == "ResponseStarted")
+        for event in events
+        if event.resource and (event.verb != "watch" or event.stage == "ResponseStarted")
     )
 
 

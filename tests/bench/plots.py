@@ -66,15 +66,12 @@ def _grid(across: _Axis, up: _Axis) -> str:
 
 def _words(title: str, x: str, y: str) -> str:
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    return "\n".join(
-        (
-            f'<text x="{LEFT}" y="22" font-size="14" fill="#222222">{escape(title)}</text>',
-            f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 12}" font-size="12" fill="#444444" '
-            f'text-anchor="middle">{escape(x)}</text>',
-            f'<text x="16" y="{middle}" font-size="12" fill="#444444" text-anchor="middle" '
-            f'transform="rotate(-90 16 {middle})">{escape(y)}</text>',
-        )
-    )
+    small = 'font-size="12" fill="#444444" text-anchor="middle"'
+    place = f'x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 12}"'
+    turned = f'x="16" y="{middle}" transform="rotate(-90 16 {middle})"'
+    drawn = [f'<text x="{LEFT}" y="22" font-size="14" fill="#222222">{escape(title)}</text>']
+    drawn += [f"<text {where} {small}>{escape(text)}</text>" for where, text in ((place, x), (turned, y))]
+    return "\n".join(drawn)
 
 
 def _series(number: int, name: str, points: Points, across: _Axis, up: _Axis) -> str:
