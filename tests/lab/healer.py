@@ -125,6 +125,7 @@ class Installation:
         }
         # Beside the Pods: installations side by side, and one after another that was killed, don't share a Lease then.
         election = {"namespace": namespaces[0]}
+        _give_away(cluster, namespaces[0])
         config = {"mode": "report", **copy.deepcopy(QUICK), "leaderElection": election, "airflows": [airflow]}
         return cls(folder, kubeconfig, config, sabotage)
 
@@ -165,6 +166,16 @@ class Installation:
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config, sort_keys=False))
         return Running(self.command("run", config=path), self.folder / f"{name}.log", port)
+
+
+def _give_away(cluster: Cluster, namespace: str) -> None:
+    """Leaves a Lease as a leader that has gone would: where there is none, the first leader waits for 15 s."""
+    lease = {
+        "metadata": {"name": ACCOUNT, "namespace": namespace},
+        "spec": {"holderIdentity": "", "leaseDurationSeconds": 15, "leaseTransitions": 1},
+    }
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+    cluster.request("POST", path, lease, expect=(201, 409))
 
 
 class Running(Process):
