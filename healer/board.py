@@ -18,10 +18,10 @@ import msgspec
 from msgspec import Struct
 
 from healer.leader import LEASE, Elector, Office
-from healer.metrics import Reply, plain
 from healer.model import Action
 from healer.reconcile import View
 from healer.report import Shown
+from healer.serving import Reply, plain
 
 PODS_HEADER = "Kpo-Healer-Pods"
 """How many Pods of the KubernetesPodOperator are known."""

@@ -30,9 +30,10 @@ from healer.clockwork import Pulse, Schedule
 from healer.cluster import Cluster, ClusterError, Connection, grant
 from healer.config import AirflowConfig, Config, Mode
 from healer.leader import Campaign, Elector, Office, SoleReplica, identity, is_released, lease_client
-from healer.metrics import Metrics, serve
+from healer.metrics import Metrics
 from healer.reconcile import Depth, Reconciler, Tools
 from healer.report import Herald
+from healer.serving import serve
 from healer.watch import PodStore, Watch
 
 log = structlog.get_logger(__name__)

@@ -79,8 +79,8 @@ def _failed(error: Exception) -> int:
     from healer.cli.office import NotLeaderError, ReleaseError
     from healer.cli.remote import RemoteError
     from healer.cluster import ClusterError, ConnectError
-    from healer.metrics import ListenError
     from healer.reconcile import NoSuchPodError
+    from healer.serving import ListenError
 
     if isinstance(error, ConnectError | ListenError | NoSuchPodError | AirflowRefused | ReleaseError):
         return _tell(str(error), USAGE)

@@ -12,8 +12,8 @@ import pytest
 from healer.board import INCOMPLETE_HEADER, PODS_HEADER, Board
 from healer.cluster import Lease
 from healer.leader import SoleReplica
-from healer.metrics import Reply
 from healer.reconcile import Depth
+from healer.serving import Reply, serve
 from tests.unit.cli_world import Answer, Outcome, Seen, Server, kpo_healer, serving, undisturbed_logging
 from tests.unit.fakes import NOT_KNOWN, ORPHANED, RUNNING, World
 from tests.unit.test_controller import Parts, until
@@ -264,7 +264,7 @@ class TestFrom:
         assert "leave --namespace away" in outcome.err
 
     def test_an_incomplete_picture_is_told(self, capsys: pytest.CaptureFixture[str], world: World) -> None:
-        from healer.metrics import Metrics, serve
+        from healer.metrics import Metrics
 
         board = board_of(world, {"batch": "forbidden"})
         metrics: Metrics = world.metrics

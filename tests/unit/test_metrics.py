@@ -12,8 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from healer import __version__
 from healer.config import AirflowConfig, Config, Mode
-from healer.metrics import RESOURCES, RESULTS, ListenError, Metrics, Server, serve
+from healer.metrics import RESOURCES, RESULTS, Metrics
 from healer.model import ACTING, Action, Amounts, Reason, Withheld
+from healer.serving import ListenError, Server, serve
 
 CONTRACT = {
     "pods": {"airflow", "reason"},
