@@ -60,6 +60,16 @@ SURVIVORS = {
 }
 """Pods that are there at the end, and what kpo-healer says of them."""
 
+CAUSES = {
+    "killed": "not-cleaned-up",
+    "stuck": "not-cleaned-up",
+    "twin": "not-reattached",
+    "doomed": "run-deleted",
+    "forgotten": "run-deleted",
+    "abandoned": "timeout-kept",
+}
+"""What one look says of why they were left behind."""
+
 OWN = ("adopted", "waiting", "copied")
 """Pods that Airflow itself removes after their task's success; kpo-healer must not touch them."""
 
@@ -95,6 +105,7 @@ class Story:
     reported: dict[str, str] = field(default_factory=dict)
     report_writes: list[AuditEvent] = field(default_factory=list)
     lines: list[Json] = field(default_factory=list)
+    scanned: dict[str, Json] = field(default_factory=dict)
     findings: dict[str, Json] = field(default_factory=dict)
 
     def trigger(self, role: str, dag: str, world: World | None = None) -> RealTask:
@@ -173,6 +184,7 @@ def report(story: Story, installation: Installation) -> None:
             wait_for(lambda: withheld(healer) == len(ORPHANS), timeout=PATIENCE, what="Pods withheld", interval=0.2)
         healer.wait_passes(5, timeout=PATIENCE)
         assert healer.stop() == 0
+    story.scanned = installation.findings()
     story.after_report = story.names()
     story.reported = story.events("OrphanDetected")
     story.report_writes = [*lab.deletes(story.cluster, mark), *lab.other_writes(story.cluster, mark)]
@@ -272,6 +284,11 @@ def test_report_mode_tells_of_each_orphan(story: Story, role: str, reason: str) 
 def test_report_mode_tells_of_nobody_else(story: Story) -> None:
     roles = {*ORPHANS, "forgotten", "abandoned"}
     assert story.reported.keys() == {story.name(role) for role in roles}
+
+
+@pytest.mark.parametrize(("role", "cause"), CAUSES.items())
+def test_a_look_says_why_it_was_left_behind(story: Story, role: str, cause: str) -> None:
+    assert story.scanned[story.uid(role)]["cause"]["name"] == cause
 
 
 # --- enforce mode ---
