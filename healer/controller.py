@@ -24,6 +24,7 @@ import structlog
 
 from healer import __version__
 from healer.airflow import Airflow, Call
+from healer.allocator import give_back
 from healer.board import Board
 from healer.clock import steady
 from healer.clockwork import Pulse, Schedule
@@ -230,7 +231,10 @@ class Controller:
         """Make a pass as leader. Return how long to wait until the next one, in seconds."""
         if self._term != self._office.term:
             self._begin_term()
-        self._pass(self._schedule.next(steady()))
+        depth = self._schedule.next(steady())
+        self._pass(depth)
+        if depth is Depth.AUDIT:
+            give_back()
         return self._schedule.pause(steady(), self._next_event())
 
     def _follow(self) -> float:

@@ -70,7 +70,7 @@ def run(session: Session, once: bool, form: str) -> int:
         if click.get_current_context().get_parameter_source("form") is not ParameterSource.DEFAULT:
             raise click.UsageError("run prints no answer: give --output with --once only")
         from healer import controller
-        from healer.cli.allocator import limit_arenas
+        from healer.allocator import limit_arenas
 
         limit_arenas()
         return controller.run(session.config, session.connection)
