@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from healer.model import ACTING, Action, Reason
 
@@ -184,11 +184,27 @@ def _switch(value: object) -> object:
     return switch
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-PositiveDuration = Annotated[float, BeforeValidator(parse_duration), AfterValidator(_positive)]
-Namespace = Annotated[str, AfterValidator(_namespace)]
-AirflowName = Annotated[str, AfterValidator(_airflow_name)]
-Url = Annotated[str, AfterValidator(_url)]
-Listen = Annotated[str, AfterValidator(_listen)]
+_AS_DURATION = WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$"})
+"""How a JSON schema tells a duration: in a file it is text."""
+
+_AS_ACTIONS = WithJsonSchema(
+    {
+        "type": "object",
+        "properties": {reason.value: {"enum": [action.value for action in Action]} for reason in ACTING},
+        "additionalProperties": False,
+    }
+)
+
+
+def _as_text(pattern: re.Pattern[str]) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": f"^{pattern.pattern}$"})
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), _AS_DURATION]
+PositiveDuration = Annotated[float, BeforeValidator(parse_duration), AfterValidator(_positive), _AS_DURATION]
+Namespace = Annotated[str, AfterValidator(_namespace), _as_text(_NAMESPACE)]
+AirflowName = Annotated[str, AfterValidator(_airflow_name), _as_text(_LABEL_VALUE)]
+Url = Annotated[str, AfterValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
+Listen = Annotated[str, AfterValidator(_listen), WithJsonSchema({"type": "string", "pattern": ":[0-9]{1,5}$"})]
 Switch = Annotated[bool, BeforeValidator(_switch)]
-Actions = Annotated[Mapping[Reason, Action], BeforeValidator(_actions), AfterValidator(_sealed)]
+Actions = Annotated[Mapping[Reason, Action], BeforeValidator(_actions), AfterValidator(_sealed), _AS_ACTIONS]
