@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit simulate exhaustive planted mutants chaos e2e bench lint cluster docs pins clean
+.PHONY: help demo test unit simulate exhaustive planted mutants chaos e2e bench lint cluster docs manifests pins clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,7 +52,7 @@ mutants: $(READY) ## mutation testing of rules, labels, suspects and guard: MODU
 test: lint unit ## everything: lint, unit, real API server, real Airflow, end to end
 	@$(BIN)/pytest tests/unit tests/simulation -n 3 -q -m slow
 	@$(BIN)/python -m tests.lab prepare
-	@$(BIN)/pytest tests/cluster tests/airflow tests/faults tests/e2e tests/observe tests/chaos tests/bench
+	@$(BIN)/pytest tests/cluster tests/airflow tests/faults tests/e2e tests/observe tests/deploy tests/chaos tests/bench
 
 e2e: $(READY) ## only the tests with real KubernetesPodOperator tasks
 	@$(BIN)/python -m tests.lab prepare
@@ -71,6 +71,9 @@ bench: $(READY) ## 10,000 Pods, beside what one would run instead: BENCH="startu
 	@$(BIN)/python -m tests.lab prepare
 	@$(BIN)/python -m tests.bench $(BENCH) $(if $(QUICK),--quick) $(if $(PODS),--pods $(PODS)) \
 		$(if $(LARGEST),--largest $(LARGEST)) $(if $(REPEAT),--repeat $(REPEAT)) $(if $(MINUTES),--minutes $(MINUTES))
+
+manifests: $(READY) ## the chart's schema of values and the plain manifests, from the models and the chart
+	@$(BIN)/python -m deploy.generate
 
 pins: ## resolves tests/requirements.txt anew
 	@$(BIN)/python -m pip install --quiet uv

