@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit simulate exhaustive planted mutants chaos e2e bench lint cluster docs manifests pins clean
@@ -75,10 +76,11 @@ bench: $(READY) ## 10,000 Pods, beside what one would run instead: BENCH="startu
 manifests: $(READY) ## the chart's schema of values and the plain manifests, from the models and the chart
 	@$(BIN)/python -m deploy.generate
 
-pins: ## resolves tests/requirements.txt anew
+pins: ## resolves what is pinned anew: tests/requirements.txt, and with hashes what the image consists of
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
-		pyproject.toml tests/requirements.in -o tests/requirements.txt
+	@$(PIN) pyproject.toml tests/requirements.in -o tests/requirements.txt
+	@$(PIN) --generate-hashes pyproject.toml -o deploy/requirements.txt
+	@echo hatchling | $(PIN) --generate-hashes - -o deploy/requirements-build.txt
 
 clean: ## removes what make left in this folder
 	@rm -rf $(VENV) dist site .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -41,6 +41,8 @@ VERSIONS: Final = ("1.30.0", "1.34.0", "1.37.0")
 OPERATOR: Final = "github.com/prometheus-operator/prometheus-operator@v0.93.1"
 OPERATOR_SUM: Final = "h1:4Juk8v93RdG1DSGD/mGp+SeQKPmnlLIj2iq3blLZgFY="
 
+_ELSEWHERE: Final = "/api/_definitions.json"
+
 KINDS: Final = ("servicemonitors", "prometheusrules")
 
 Json = Any
@@ -125,16 +127,28 @@ def _fetch_kubernetes(folder: Path) -> None:
         source = folder / f"at/kubernetes_validate/kubernetes-json-schema/v{version}-local-strict"
         place = folder / source.name
         place.mkdir()
+        shared = json.loads((source / "_definitions.json").read_text())["$defs"]
         for file in source.iterdir():
-            (place / file.name).write_text(_beside(file.read_text()))
+            schema = json.loads(file.read_text())
+            if "x-kubernetes-group-version-kind" in schema:
+                (place / file.name).write_text(json.dumps(_standing_alone(schema, shared)))
     shutil.rmtree(folder / "at")
 
 
-def _beside(text: str) -> str:
-    """A schema whose references are to files beside it; the package means them to be served under a name of its own."""
-    schema = json.loads(text)
+def _standing_alone(schema: Json, shared: Json) -> Json:
+    """The schema of a kind with all that it refers to in it, and nothing else: one big file takes long to read."""
     schema.pop("$id", None)
-    return json.dumps(schema).replace('"/api/_definitions.json#', '"_definitions.json#')
+    needed: dict[str, Json] = {}
+    left = _referred(schema)
+    while left:
+        name = left.pop()
+        needed[name] = _strict(shared[name])
+        left |= _referred(shared[name]) - needed.keys()
+    return json.loads(json.dumps(schema | {"$defs": needed}).replace(_ELSEWHERE, ""))
+
+
+def _referred(schema: Json) -> set[str]:
+    return set(re.findall(rf'"(?:{re.escape(_ELSEWHERE)})?#/\$defs/([^"]+)"', json.dumps(schema)))
 
 
 def _fetch_operator(folder: Path) -> None:
@@ -157,13 +171,13 @@ def _operator_module() -> Path:
 
 
 def _strict(node: Json) -> Json:
-    """The schema of a CRD as the API server takes it: a field that it doesn't name is refused, not dropped."""
+    """The schema without room for a field that it doesn't name, as the API server refuses one when it is asked to."""
     if isinstance(node, list):
         return [_strict(item) for item in node]
     if not isinstance(node, dict):
         return node
     plain = {key: _strict(value) for key, value in node.items()}
-    if isinstance(node.get("properties"), dict) and node.get("type") == "object":
+    if isinstance(node.get("properties"), dict) and "object" in node.get("type", ()):
         plain.setdefault("additionalProperties", False)
     if node.get("x-kubernetes-int-or-string"):
         plain["type"] = ["integer", "string"]

@@ -1,0 +1,289 @@
+"""The chart on a real API server: its account, with its own token, does all that it is for and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.generate import MANIFESTS
+from tests.deploy.chart import named, objects
+from tests.deploy.install import PATIENCE, Installed, installed, send, values
+from tests.e2e.world import World
+from tests.lab.airflow import Airflow
+from tests.lab.kube import ANNOTATION, Cluster
+from tests.lab.pods import job_pod
+from tests.lab.processes import wait_for
+
+CONFIG = "/etc/kpo-healer/config/config.yaml"
+
+
+@pytest.fixture
+def world(cluster: Cluster, airflow_api: Airflow, tmp_path: Path) -> Iterator[World]:
+    """A running task's Pod, one that a later try has left behind, an orphan, a leftover, and one that is reported."""
+    with World.open(cluster, airflow_api, tmp_path) as made:
+        made.pod("twin", name="old")
+        made.wait_second(2)
+        made.pod("twin", name="new", try_number=2)
+        for task in ("alive", "dead"):
+            made.pod(task, name=task)
+        made.ended("over", name="over")
+        made.pod("left", name="left", checked=True)
+        made.seed(
+            made.task("alive", "running"),
+            made.task("dead", "failed"),
+            made.task("over", "success"),
+            made.task("left", "success"),
+            made.task("twin", "running", try_number=2, max_tries=2, pod="new"),
+        )
+        yield made
+
+
+GUILTY = {"old", "dead", "over"}
+"""What is deleted in enforce mode."""
+
+REST = {"alive", "new", "left"}
+
+
+# --- report mode ---
+
+
+def test_a_report_installation(world: World, namespace: str, tmp_path: Path) -> None:
+    """It works in full with the rights that it has, needs each of them, and can't delete whatever it is told."""
+    with installed(world, namespace, values(world, mode="report"), tmp_path) as made:
+        with made.container.start(tmp_path / "run.log") as healer:
+            wait_for(lambda: healer.metric("withheld", why="report-mode") == 3, timeout=PATIENCE, what="three withheld")
+            wait_for(
+                lambda: set(world.events("OrphanDetected")) == {"old", "dead", "left"}, timeout=PATIENCE, what="Events"
+            )
+            made.container.run("kpo-healer", "check", "--config", CONFIG)
+            scan = made.container.run("kpo-healer", "scan", "--config", CONFIG, "-o", "json", expect=(1,))
+            assert {finding["pod"] for finding in scan.data()} == GUILTY | {"left"}
+            wait_for(lambda: made.asked(allowed=True) >= made.granted(), timeout=PATIENCE, what="each right used")
+            assert healer.stop() == 0
+        assert made.asked(allowed=True) == made.granted()
+        assert made.asked(allowed=False) == set()
+        assert world.names() == GUILTY | REST
+        refused_by_the_server(made, tmp_path)
+
+
+def refused_by_the_server(made: Installed, folder: Path) -> None:
+    """The same installation, told to enforce: the API server refuses."""
+    status, message = made.delete("dead")
+    assert (status, "cannot delete resource" in message) == (403, True)
+    with made.container.start(folder / "told.log", KPO_HEALER_MODE="enforce") as healer:
+        wait_for(lambda: healer.metric("deletions_total", result="denied") >= 3, timeout=PATIENCE, what="denials")
+        assert healer.metric("deletions_total", result="deleted") == 0
+        assert healer.stop() == 0
+    sent = [e for e in made.world.cluster.audit(made.mark, user=made.container.user) if e.verb == "delete"]
+    assert {event.code for event in sent} == {403}
+    assert made.asked(allowed=False) == {(made.world.namespace, "pods", "delete")}
+    assert made.world.names() == GUILTY | REST
+
+
+def test_the_namespace_may_be_a_restricted_one(world: World, namespace: str, tmp_path: Path) -> None:
+    """By the API server's own Pod Security admission."""
+    cluster = world.cluster
+    restricted = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    cluster.request("PATCH", f"/api/v1/namespaces/{namespace}", restricted)
+    with installed(world, namespace, values(world, mode="report"), tmp_path) as made:
+        # The lab's API server mounts no token: without its plugin nobody may ask for one.
+        pod = named(made.documents, "Deployment")["spec"]["template"] | {"apiVersion": "v1", "kind": "Pod"}
+        pod["metadata"]["name"] = "healer"
+        path, dry = f"/api/v1/namespaces/{namespace}/pods", {"dryRun": "All"}
+        cluster.request("POST", path, pod, query=dry, expect=(201,))
+        pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+        refused = cluster.request("POST", path, pod, query=dry, expect=(403,))
+        assert "violates PodSecurity" in refused["message"]
+
+
+# --- enforce mode, with the API server as the last guard ---
+
+
+@pytest.fixture
+def guarded(world: World, namespace: str, tmp_path: Path) -> Iterator[Installed]:
+    """An enforcing installation whose DELETEs the API server itself watches."""
+    given = values(world, mode="enforce", admissionPolicy={"delete": {"enabled": True}})
+    with installed(world, namespace, given, tmp_path) as made:
+        world.cluster.create_pod(world.body("alive", name="probe", labels={"kubernetes_pod_operator": None}))
+        wait_for(lambda: dry(made, "probe")[0] == 422, timeout=PATIENCE, what="the policy for DELETEs")
+        world.cluster.delete_pod(world.namespace, "probe", grace=0)
+        yield made
+
+
+def dry(made: Installed, pod: str, **more: Any) -> tuple[int, str]:
+    return made.delete(pod, query={"dryRun": "All"}, **more)
+
+
+def test_an_enforcing_installation(guarded: Installed, tmp_path: Path) -> None:
+    """It heals; each right is used, and the guard that the API server keeps is never noticed."""
+    world, container = guarded.world, guarded.container
+    with container.start(tmp_path / "run.log") as healer:
+        world.wait_names(REST, timeout=PATIENCE)
+        container.run("kpo-healer", "check", "--config", CONFIG)
+        wait_for(lambda: guarded.asked(allowed=True) >= guarded.granted(), timeout=PATIENCE, what="each right used")
+        assert healer.stop() == 0
+    assert guarded.asked(allowed=True) == guarded.granted()
+    assert guarded.asked(allowed=False) == set()
+    sent = [e for e in world.cluster.audit(guarded.mark, user=container.user, verb="delete") if e.name in GUILTY]
+    assert {event.name for event in sent if event.code == 200} == GUILTY
+
+
+def test_what_a_stolen_token_may_not_delete(guarded: Installed) -> None:
+    world = guarded.world
+    world.pod("dead", name="shielded", annotations={"kpo-healer.io/protect": "true"})
+    world.pod("dead", name="stranger", labels={"kubernetes_pod_operator": None})
+    world.pod("dead", name="worker", labels={"airflow-worker": "42"})
+    world.make(job_pod(dag_id=world.dag, task_id="dead", run_id="r", namespace=world.namespace, name="owned"))
+    both = judged(guarded, "dead")["preconditions"]
+    refused = [guarded.delete(name, body=judged(guarded, name)) for name in ("stranger", "worker", "owned", "shielded")]
+    refused += [guarded.delete("dead"), guarded.delete("dead", body={"preconditions": {"uid": both["uid"]}})]
+    refused += [guarded.delete("dead", body={"preconditions": both, "gracePeriodSeconds": 0})]
+    assert {status for status, _ in refused} == {422}
+    words = [
+        "this is no Pod of a KubernetesPodOperator",
+        "this is no Pod of a KubernetesPodOperator",
+        "a controller owns this Pod",
+        "this Pod is protected by its annotation",
+        "a DELETE must name the uid and resourceVersion",
+        "a DELETE must name the uid and resourceVersion",
+        "the Pod's own grace period counts",
+    ]
+    assert [word for (_, said), word in zip(refused, words, strict=True) if word not in said] == []
+    assert guarded.delete("dead", body={"preconditions": both | {"uid": "another"}})[0] == 409
+    assert guarded.delete("dead", body={"preconditions": both})[0] == 200
+    assert world.names() == GUILTY - {"dead"} | REST | {"shielded", "stranger", "worker", "owned"}
+
+
+def judged(made: Installed, pod: str) -> Any:
+    meta = made.world.cluster.get_pod(made.world.namespace, pod)["metadata"]
+    return {"preconditions": {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}}
+
+
+def test_the_guard_knows_namespaces_and_stamps(world: World, namespace: str, tmp_path: Path) -> None:
+    """A right that somebody grants elsewhere is none, nor may a Pod be deleted that is another Airflow's."""
+    given = values(world, mode="enforce", admissionPolicy={"delete": {"enabled": True}})
+    given["config"]["airflows"][0]["ownership"] = "stamped"
+    world.pod("dead", name="ours", labels={"kpo-healer.io/airflow": "demo"})
+    world.pod("dead", name="theirs", labels={"kpo-healer.io/airflow": "other"})
+    with installed(world, namespace, given, tmp_path) as made:
+        wait_for(lambda: dry(made, "theirs")[0] == 422, timeout=PATIENCE, what="the policy for DELETEs")
+        status, said = made.delete("theirs", body=judged(made, "theirs"))
+        assert (status, "stamped for no Airflow in enforce mode" in said) == (422, True)
+        status, said = delete_elsewhere(made)
+        assert (status, "no Airflow of this namespace is in enforce mode" in said) == (422, True)
+        assert made.delete("ours", body=judged(made, "ours"))[0] == 200
+
+
+def delete_elsewhere(made: Installed) -> tuple[int, str]:
+    """In a namespace that the configuration does not name, by a right that somebody else has given."""
+    cluster, namespace = made.world.cluster, made.namespace
+    everywhere = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["delete"]}]
+    cluster.service_account(namespace, made.container.spec["serviceAccountName"], everywhere)
+    body = made.world.body("dead", name="elsewhere")
+    body["metadata"]["namespace"] = namespace
+    uid = cluster.create_pod(body)["metadata"]["uid"]
+    path = f"/api/v1/namespaces/{namespace}/pods/elsewhere"
+    return send(cluster, made.container.token, "DELETE", path, {"preconditions": {"uid": uid}})
+
+
+# --- only Airflow gives a Pod its labels ---
+
+WRITER = [{"apiGroups": [""], "resources": ["pods", "pods/status"], "verbs": ["get", "create", "patch", "update"]}]
+
+
+class Writer:
+    """Somebody who may write Pods in the world's namespace, as far as RBAC goes."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        kubeconfig = world.cluster.service_account(world.namespace, name, WRITER)
+        self.token = yaml.safe_load(kubeconfig.read_text())["users"][0]["user"]["token"]
+        self.path = f"/api/v1/namespaces/{world.namespace}/pods"
+
+    def create(self, body: Any) -> int:
+        return send(self.world.cluster, self.token, "POST", self.path, body)[0]
+
+    def patch(self, pod: str, metadata: Any, *, status: bool = False) -> int:
+        path = f"{self.path}/{pod}" + ("/status" if status else "")
+        return send(self.world.cluster, self.token, "PATCH", path, {"metadata": metadata})[0]
+
+
+@pytest.fixture
+def labelled(world: World, namespace: str, tmp_path: Path) -> Iterator[tuple[Writer, Writer]]:
+    """A stranger, and Airflow's worker, under the policy for labels; the world's Pods are older than it."""
+    stranger, worker = Writer(world, "stranger"), Writer(world, "worker")
+    users = [f"system:serviceaccount:{world.namespace}:worker", "admin"]
+    given = values(world, mode="report", admissionPolicy={"labels": {"enabled": True, "users": users}})
+    with installed(world, namespace, given, tmp_path):
+        forged = {"labels": {"kpo-healer.io/airflow": "forged"}}
+        wait_for(lambda: stranger.patch("left", forged) == 422, timeout=PATIENCE, what="the policy for labels")
+        yield stranger, worker
+
+
+def test_only_airflow_sets_and_alters_the_labels(world: World, labelled: tuple[Writer, Writer]) -> None:
+    stranger, worker = labelled
+    plain = {"kubernetes_pod_operator": None}
+    assert stranger.create(world.body("dead", name="forged")) == 422
+    assert stranger.create(world.body("x", name="stamped", labels=plain | {"kpo-healer.io/airflow": "demo"})) == 422
+    assert stranger.create(world.body("dead", name="innocent", labels=plain)) == 201
+    assert stranger.patch("innocent", {"labels": {"kubernetes_pod_operator": "True"}}) == 422
+    assert stranger.patch("innocent", {"labels": {"kubernetes_pod_operator": "True"}}, status=True) == 422
+    assert stranger.patch("innocent", {"labels": {"dag_id": "its-own", "colour": "red"}}) == 200
+    assert worker.create(world.body("later", name="later")) == 201
+    assert worker.patch("later", {"labels": {"already_checked": "True"}}) == 200
+
+
+def test_pods_from_before_stay_as_they_are(world: World, labelled: tuple[Writer, Writer]) -> None:
+    stranger, worker = labelled
+    for labels in ({"try_number": "2"}, {"already_checked": "True"}, {"dag_id": None}, {"kpo-healer.io/airflow": "x"}):
+        assert stranger.patch("alive", {"labels": labels}) == 422
+    assert stranger.patch("alive", {"labels": {"kubernetes_pod_operator": None}}) == 422
+    assert stranger.patch("alive", {"annotations": {"kpo-healer.io/run-id": "forged"}}) == 422
+    assert stranger.patch("alive", {"annotations": {"kpo-healer.io/protect": "true", "note": "mine"}}) == 200
+    assert stranger.patch("alive", {"labels": {"colour": "red"}}) == 200
+    assert worker.patch("alive", {"labels": {"kpo-healer.io/airflow": "demo"}}) == 200
+    # The kubelet goes on writing their status.
+    world.cluster.patch_pod(world.namespace, "dead", {"metadata": {"annotations": {f"{ANNOTATION}run-for": "0s"}}})
+    world.cluster.wait_pod(world.namespace, "dead", "Succeeded", timeout=PATIENCE)
+
+
+def test_pods_of_jobs_are_let_through(world: World, labelled: tuple[Writer, Writer]) -> None:
+    """A controller owns them, so that the healer keeps them; and nobody takes them away from it."""
+    stranger, _ = labelled
+    job = job_pod(dag_id=world.dag, task_id="dead", run_id="r", namespace=world.namespace, name="of-a-job")
+    assert stranger.create(job) == 201
+    assert stranger.patch("of-a-job", {"ownerReferences": None}) == 422
+
+
+# --- the other ways to install it ---
+
+
+def test_the_cron_job_heals_once(world: World, namespace: str, tmp_path: Path) -> None:
+    with installed(world, namespace, values(world, mode="enforce", cronJob={"enabled": True}), tmp_path) as made:
+        made.container.run()
+        world.wait_names(REST, timeout=PATIENCE)
+        assert made.asked(allowed=False) == set()
+
+
+@pytest.mark.parametrize("name", ["report", "enforce", "cronjob"])
+def test_the_api_server_knows_every_field_of_the_plain_manifests(cluster: Cluster, name: str) -> None:
+    for namespace in ("airflow", "kpo-healer"):
+        cluster.namespace(namespace)
+    documents = objects((MANIFESTS / f"{name}.yaml").read_text())
+    assert len(documents) > 5
+    for document in documents:
+        dry = {"dryRun": "All", "fieldManager": "test", "fieldValidation": "Strict"}
+        cluster.request("PATCH", path_of(document), document, query=dry, content_type="application/apply-patch+yaml")
+
+
+def path_of(document: Any) -> str:
+    """Where the API server has an object of this kind."""
+    meta, version, kind = document["metadata"], document["apiVersion"], document["kind"].lower()
+    plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+    base = f"/apis/{version}" if "/" in version else f"/api/{version}"
+    space = f"/namespaces/{meta['namespace']}" if "namespace" in meta else ""
+    return f"{base}{space}/{plural}/{meta['name']}"
