@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,15 @@ def world(cluster: Cluster, airflow_api: Airflow, tmp_path: Path) -> Iterator[Wo
             made.task("left", "success"),
             made.task("twin", "running", try_number=2, max_tries=2, pod="new"),
         )
+        yield made
+
+
+@pytest.fixture
+def bare(cluster: Cluster, airflow_api: Airflow, tmp_path: Path) -> Iterator[World]:
+    """Two Pods of which no Airflow is ever asked: what is tried with them is between a token and the API server."""
+    with World.open(cluster, airflow_api, tmp_path) as made:
+        for name in ("alive", "dead"):
+            made.pod(name, name=name)
         yield made
 
 
@@ -84,12 +94,12 @@ def refused_by_the_server(made: Installed, folder: Path) -> None:
     assert made.world.names() == GUILTY | REST
 
 
-def test_the_namespace_may_be_a_restricted_one(world: World, namespace: str, tmp_path: Path) -> None:
+def test_the_namespace_may_be_a_restricted_one(bare: World, namespace: str, tmp_path: Path) -> None:
     """By the API server's own Pod Security admission."""
-    cluster = world.cluster
+    cluster = bare.cluster
     restricted = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     cluster.request("PATCH", f"/api/v1/namespaces/{namespace}", restricted)
-    with installed(world, namespace, values(world, mode="report"), tmp_path) as made:
+    with installed(bare, namespace, values(bare, mode="report"), tmp_path) as made:
         # The lab's API server mounts no token: without its plugin nobody may ask for one.
         pod = named(made.documents, "Deployment")["spec"]["template"] | {"apiVersion": "v1", "kind": "Pod"}
         pod["metadata"]["name"] = "healer"
@@ -103,12 +113,13 @@ def test_the_namespace_may_be_a_restricted_one(world: World, namespace: str, tmp
 # --- enforce mode, with the API server as the last guard ---
 
 
-@pytest.fixture
-def guarded(world: World, namespace: str, tmp_path: Path) -> Iterator[Installed]:
+@contextmanager
+def guarded(world: World, namespace: str, folder: Path, *, ownership: str = "exclusive") -> Iterator[Installed]:
     """An enforcing installation whose DELETEs the API server itself watches."""
     given = values(world, mode="enforce", admissionPolicy={"delete": {"enabled": True}})
-    with installed(world, namespace, given, tmp_path) as made:
-        world.cluster.create_pod(world.body("alive", name="probe", labels={"kubernetes_pod_operator": None}))
+    given["config"]["airflows"][0]["ownership"] = ownership
+    with installed(world, namespace, given, folder) as made:
+        world.cluster.create_pod(world.body("x", name="probe", labels={"kubernetes_pod_operator": None}))
         wait_for(lambda: dry(made, "probe")[0] == 422, timeout=PATIENCE, what="the policy for DELETEs")
         world.cluster.delete_pod(world.namespace, "probe", grace=0)
         yield made
@@ -118,44 +129,43 @@ def dry(made: Installed, pod: str, **more: Any) -> tuple[int, str]:
     return made.delete(pod, query={"dryRun": "All"}, **more)
 
 
-def test_an_enforcing_installation(guarded: Installed, tmp_path: Path) -> None:
+def test_an_enforcing_installation(world: World, namespace: str, tmp_path: Path) -> None:
     """It heals; each right is used, and the guard that the API server keeps is never noticed."""
-    world, container = guarded.world, guarded.container
-    with container.start(tmp_path / "run.log") as healer:
-        world.wait_names(REST, timeout=PATIENCE)
-        container.run("kpo-healer", "check", "--config", CONFIG)
-        wait_for(lambda: guarded.asked(allowed=True) >= guarded.granted(), timeout=PATIENCE, what="each right used")
-        assert healer.stop() == 0
-    assert guarded.asked(allowed=True) == guarded.granted()
-    assert guarded.asked(allowed=False) == set()
-    sent = [e for e in world.cluster.audit(guarded.mark, user=container.user, verb="delete") if e.name in GUILTY]
-    assert {event.name for event in sent if event.code == 200} == GUILTY
+    with guarded(world, namespace, tmp_path) as made:
+        with made.container.start(tmp_path / "run.log") as healer:
+            world.wait_names(REST, timeout=PATIENCE)
+            made.container.run("kpo-healer", "check", "--config", CONFIG)
+            wait_for(lambda: made.asked(allowed=True) >= made.granted(), timeout=PATIENCE, what="each right used")
+            assert healer.stop() == 0
+        assert made.asked(allowed=True) == made.granted()
+        assert made.asked(allowed=False) == set()
+        sent = [e for e in world.cluster.audit(made.mark, user=made.container.user, verb="delete") if e.name in GUILTY]
+        assert {event.name for event in sent if event.code == 200} == GUILTY
+        assert 422 not in {event.code for event in sent}
 
 
-def test_what_a_stolen_token_may_not_delete(guarded: Installed) -> None:
-    world = guarded.world
-    world.pod("dead", name="shielded", annotations={"kpo-healer.io/protect": "true"})
-    world.pod("dead", name="stranger", labels={"kubernetes_pod_operator": None})
-    world.pod("dead", name="worker", labels={"airflow-worker": "42"})
-    world.make(job_pod(dag_id=world.dag, task_id="dead", run_id="r", namespace=world.namespace, name="owned"))
-    both = judged(guarded, "dead")["preconditions"]
-    refused = [guarded.delete(name, body=judged(guarded, name)) for name in ("stranger", "worker", "owned", "shielded")]
-    refused += [guarded.delete("dead"), guarded.delete("dead", body={"preconditions": {"uid": both["uid"]}})]
-    refused += [guarded.delete("dead", body={"preconditions": both, "gracePeriodSeconds": 0})]
-    assert {status for status, _ in refused} == {422}
-    words = [
-        "this is no Pod of a KubernetesPodOperator",
-        "this is no Pod of a KubernetesPodOperator",
-        "a controller owns this Pod",
-        "this Pod is protected by its annotation",
-        "a DELETE must name the uid and resourceVersion",
-        "a DELETE must name the uid and resourceVersion",
-        "the Pod's own grace period counts",
-    ]
-    assert [word for (_, said), word in zip(refused, words, strict=True) if word not in said] == []
-    assert guarded.delete("dead", body={"preconditions": both | {"uid": "another"}})[0] == 409
-    assert guarded.delete("dead", body={"preconditions": both})[0] == 200
-    assert world.names() == GUILTY - {"dead"} | REST | {"shielded", "stranger", "worker", "owned"}
+def test_what_a_stolen_token_may_not_delete(bare: World, namespace: str, tmp_path: Path) -> None:
+    bare.pod("dead", name="shielded", annotations={"kpo-healer.io/protect": "true"})
+    bare.pod("dead", name="stranger", labels={"kubernetes_pod_operator": None})
+    bare.pod("dead", name="worker", labels={"airflow-worker": "42"})
+    bare.make(job_pod(dag_id=bare.dag, task_id="dead", run_id="r", namespace=bare.namespace, name="owned"))
+    with guarded(bare, namespace, tmp_path) as made:
+        both = judged(made, "dead")["preconditions"]
+        tried = {
+            "this is no Pod of a KubernetesPodOperator": ("stranger", judged(made, "stranger")),
+            "no Pod of a KubernetesPodOperator": ("worker", judged(made, "worker")),
+            "a controller owns this Pod": ("owned", judged(made, "owned")),
+            "this Pod is protected by its annotation": ("shielded", judged(made, "shielded")),
+            "a DELETE must name the uid and resourceVersion": ("dead", None),
+            "must name the uid and resourceVersion": ("dead", {"preconditions": {"uid": both["uid"]}}),
+            "the Pod's own grace period counts": ("dead", {"preconditions": both, "gracePeriodSeconds": 0}),
+        }
+        for why, (pod, body) in tried.items():
+            status, said = made.delete(pod, body=body)
+            assert (status, why in said) == (422, True), f"{pod}: {status} {said}"
+        assert made.delete("dead", body={"preconditions": both | {"uid": "another"}})[0] == 409
+        assert made.delete("dead", body={"preconditions": both})[0] == 200
+        bare.wait_names({"alive", "shielded", "stranger", "worker", "owned"})
 
 
 def judged(made: Installed, pod: str) -> Any:
@@ -163,14 +173,11 @@ def judged(made: Installed, pod: str) -> Any:
     return {"preconditions": {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}}
 
 
-def test_the_guard_knows_namespaces_and_stamps(world: World, namespace: str, tmp_path: Path) -> None:
+def test_the_guard_knows_namespaces_and_stamps(bare: World, namespace: str, tmp_path: Path) -> None:
     """A right that somebody grants elsewhere is none, nor may a Pod be deleted that is another Airflow's."""
-    given = values(world, mode="enforce", admissionPolicy={"delete": {"enabled": True}})
-    given["config"]["airflows"][0]["ownership"] = "stamped"
-    world.pod("dead", name="ours", labels={"kpo-healer.io/airflow": "demo"})
-    world.pod("dead", name="theirs", labels={"kpo-healer.io/airflow": "other"})
-    with installed(world, namespace, given, tmp_path) as made:
-        wait_for(lambda: dry(made, "theirs")[0] == 422, timeout=PATIENCE, what="the policy for DELETEs")
+    bare.pod("dead", name="ours", labels={"kpo-healer.io/airflow": "demo"})
+    bare.pod("dead", name="theirs", labels={"kpo-healer.io/airflow": "other"})
+    with guarded(bare, namespace, tmp_path, ownership="stamped") as made:
         status, said = made.delete("theirs", body=judged(made, "theirs"))
         assert (status, "stamped for no Airflow in enforce mode" in said) == (422, True)
         status, said = delete_elsewhere(made)
@@ -207,38 +214,41 @@ class Writer:
     def create(self, body: Any) -> int:
         return send(self.world.cluster, self.token, "POST", self.path, body)[0]
 
-    def patch(self, pod: str, metadata: Any, *, status: bool = False) -> int:
-        path = f"{self.path}/{pod}" + ("/status" if status else "")
-        return send(self.world.cluster, self.token, "PATCH", path, {"metadata": metadata})[0]
+    def patch(self, pod: str, metadata: Any, *, status: bool = False, dry: bool = False) -> int:
+        path, query = f"{self.path}/{pod}" + ("/status" if status else ""), {"dryRun": "All"} if dry else None
+        return send(self.world.cluster, self.token, "PATCH", path, {"metadata": metadata}, query)[0]
 
 
 @pytest.fixture
-def labelled(world: World, namespace: str, tmp_path: Path) -> Iterator[tuple[Writer, Writer]]:
-    """A stranger, and Airflow's worker, under the policy for labels; the world's Pods are older than it."""
-    stranger, worker = Writer(world, "stranger"), Writer(world, "worker")
-    users = [f"system:serviceaccount:{world.namespace}:worker", "admin"]
-    given = values(world, mode="report", admissionPolicy={"labels": {"enabled": True, "users": users}})
-    with installed(world, namespace, given, tmp_path):
+def labelled(bare: World, namespace: str, tmp_path: Path) -> Iterator[tuple[Writer, Writer]]:
+    """A stranger, and Airflow's worker, under the policy for labels; the Pods are older than it."""
+    stranger, worker = Writer(bare, "stranger"), Writer(bare, "worker")
+    users = [f"system:serviceaccount:{bare.namespace}:worker", "admin"]
+    given = values(bare, mode="report", admissionPolicy={"labels": {"enabled": True, "users": users}})
+    with installed(bare, namespace, given, tmp_path):
         forged = {"labels": {"kpo-healer.io/airflow": "forged"}}
-        wait_for(lambda: stranger.patch("left", forged) == 422, timeout=PATIENCE, what="the policy for labels")
+        wait_for(
+            lambda: stranger.patch("dead", forged, dry=True) == 422, timeout=PATIENCE, what="the policy for labels"
+        )
         yield stranger, worker
 
 
-def test_only_airflow_sets_and_alters_the_labels(world: World, labelled: tuple[Writer, Writer]) -> None:
+def test_only_airflow_sets_and_alters_the_labels(bare: World, labelled: tuple[Writer, Writer]) -> None:
     stranger, worker = labelled
     plain = {"kubernetes_pod_operator": None}
-    assert stranger.create(world.body("dead", name="forged")) == 422
-    assert stranger.create(world.body("x", name="stamped", labels=plain | {"kpo-healer.io/airflow": "demo"})) == 422
-    assert stranger.create(world.body("dead", name="innocent", labels=plain)) == 201
+    assert stranger.create(bare.body("dead", name="forged")) == 422
+    assert stranger.create(bare.body("x", name="stamped", labels=plain | {"kpo-healer.io/airflow": "demo"})) == 422
+    assert stranger.create(bare.body("dead", name="innocent", labels=plain)) == 201
     assert stranger.patch("innocent", {"labels": {"kubernetes_pod_operator": "True"}}) == 422
     assert stranger.patch("innocent", {"labels": {"kubernetes_pod_operator": "True"}}, status=True) == 422
     assert stranger.patch("innocent", {"labels": {"dag_id": "its-own", "colour": "red"}}) == 200
-    assert worker.create(world.body("later", name="later")) == 201
+    assert worker.create(bare.body("later", name="later")) == 201
     assert worker.patch("later", {"labels": {"already_checked": "True"}}) == 200
+    the_pods_from_before_stay_as_they_are(bare, stranger, worker)
+    pods_of_jobs_are_let_through(bare, stranger)
 
 
-def test_pods_from_before_stay_as_they_are(world: World, labelled: tuple[Writer, Writer]) -> None:
-    stranger, worker = labelled
+def the_pods_from_before_stay_as_they_are(bare: World, stranger: Writer, worker: Writer) -> None:
     for labels in ({"try_number": "2"}, {"already_checked": "True"}, {"dag_id": None}, {"kpo-healer.io/airflow": "x"}):
         assert stranger.patch("alive", {"labels": labels}) == 422
     assert stranger.patch("alive", {"labels": {"kubernetes_pod_operator": None}}) == 422
@@ -247,14 +257,13 @@ def test_pods_from_before_stay_as_they_are(world: World, labelled: tuple[Writer,
     assert stranger.patch("alive", {"labels": {"colour": "red"}}) == 200
     assert worker.patch("alive", {"labels": {"kpo-healer.io/airflow": "demo"}}) == 200
     # The kubelet goes on writing their status.
-    world.cluster.patch_pod(world.namespace, "dead", {"metadata": {"annotations": {f"{ANNOTATION}run-for": "0s"}}})
-    world.cluster.wait_pod(world.namespace, "dead", "Succeeded", timeout=PATIENCE)
+    bare.cluster.patch_pod(bare.namespace, "alive", {"metadata": {"annotations": {f"{ANNOTATION}run-for": "0s"}}})
+    bare.cluster.wait_pod(bare.namespace, "alive", "Succeeded", timeout=PATIENCE)
 
 
-def test_pods_of_jobs_are_let_through(world: World, labelled: tuple[Writer, Writer]) -> None:
+def pods_of_jobs_are_let_through(bare: World, stranger: Writer) -> None:
     """A controller owns them, so that the healer keeps them; and nobody takes them away from it."""
-    stranger, _ = labelled
-    job = job_pod(dag_id=world.dag, task_id="dead", run_id="r", namespace=world.namespace, name="of-a-job")
+    job = job_pod(dag_id=bare.dag, task_id="dead", run_id="r", namespace=bare.namespace, name="of-a-job")
     assert stranger.create(job) == 201
     assert stranger.patch("of-a-job", {"ownerReferences": None}) == 422
 
