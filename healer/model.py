@@ -61,6 +61,8 @@ class Reason(StrEnum):
     sources: tuple[str, ...]
     when: str
 
+    __hash__ = str.__hash__  # an Enum's own is Python code, and each pass looks up some for each Pod
+
     def __new__(cls, value: str, block: Block, action: Action, sources: str, when: str) -> Reason:
         """Make a `str` member that carries its row of the table."""
         member = str.__new__(cls, value)

@@ -148,7 +148,10 @@ def base_name(task: TaskInstance | None) -> str:
 
 def base_of(pod: Pod, name: str) -> Container | None:
     """Return the Pod's base container, None if it has none of that name (then only the phase decides)."""
-    return next((container for container in pod.containers if container.name == name), None)
+    for container in pod.containers:  # each pass asks this of each Pod: no generator
+        if container.name == name:
+            return container
+    return None
 
 
 def is_done(pod: Pod, base: str) -> bool:

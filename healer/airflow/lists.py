@@ -6,7 +6,7 @@ be any of them; so its chunk is asked again in halves, down to one task of one r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 
 from msgspec import Struct
 
@@ -36,7 +36,7 @@ FINAL = frozenset({"401", "403", "404", "422"})
 CROWD = 8
 """A task with more than an eighth of a page's rows is taken out of its chunk, instead of halving down to it."""
 
-Wanted = Mapping[Cell, frozenset[int]]
+Wanted = Mapping[Cell, Set[int]]
 """Which map indices of which cells are asked about."""
 
 

@@ -116,8 +116,9 @@ class Airflow:
             return _unknown(known, failed)
         wanted = _wanted(self._resolved[pod.uid] for pod in known)
         harvest = self._collect(round_, wanted, Question(self._lately, whole=False))
-        found = {pod.uid: self._ended(harvest, *self._resolved[pod.uid]) for pod in known}
-        return self._identified(round_, known, {uid: answer for uid, answer in found.items() if answer}, fresh=False)
+        told = [pod for pod in known if harvest.tells(*self._resolved[pod.uid])]
+        found = {pod.uid: self._ended(harvest, *self._resolved[pod.uid]) for pod in told}
+        return self._identified(round_, told, {uid: answer for uid, answer in found.items() if answer}, fresh=False)
 
     def ask_each(self, pods: Sequence[Pod]) -> dict[str, Answer]:
         """Return a fresh answer for every Pod, identity included: to confirm what is due."""
@@ -271,11 +272,15 @@ def _everything(_: Chunk) -> Mapping[str, object]:
     return {}
 
 
-def _wanted(places: Iterable[tuple[Cell, int]]) -> dict[Cell, frozenset[int]]:
+def _wanted(places: Iterable[tuple[Cell, int]]) -> dict[Cell, set[int]]:
     wanted: dict[Cell, set[int]] = {}
     for cell, map_index in places:
-        wanted.setdefault(cell, set()).add(map_index)
-    return {cell: frozenset(indices) for cell, indices in wanted.items()}
+        known = wanted.get(cell)
+        if known is None:
+            wanted[cell] = {map_index}
+        else:
+            known.add(map_index)
+    return wanted
 
 
 def _readable(pods: Sequence[Pod]) -> tuple[list[_Wish], dict[str, Answer]]:

@@ -12,8 +12,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from healer.config import AirflowConfig, Ownership
-from healer.model import Answer, Finding, Known, Pod, TaskInstance, Unknown
-from healer.rules import ENDED, Terms, base_name, is_done, judge, untouchable
+from healer.model import Answer, Block, Finding, Known, Pod, TaskInstance, Unknown
+from healer.rules import ENDED, Terms, base_name, is_done, judge
 from healer.suspects import Signature, signature
 
 _NOT_ASKED = Unknown(0.0, "Airflow was not asked yet")
@@ -123,7 +123,7 @@ class Casebook:
         return [
             record.pod
             for record in self._records.values()
-            if record.pod.namespace not in unreadable and not untouchable(record.pod)
+            if record.finding.reason.block is not Block.NOT_OURS and record.pod.namespace not in unreadable
         ]
 
     def _changed(self, pod: Pod, record: Record | None) -> Record:

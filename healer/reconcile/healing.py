@@ -139,6 +139,8 @@ class Healing:
     def settle(self, pods: Iterable[Pod]) -> list[Pod]:
         """Return the Pods without those that are gone, and forget which of these the picture has let go of."""
         picture = list(pods)
+        if not self._sent:
+            return picture
         self._sent = {pod.uid: self._sent[pod.uid] for pod in picture if pod.uid in self._sent}
         return [pod for pod in picture if pod.resource_version not in self._sent.get(pod.uid, ())]
 

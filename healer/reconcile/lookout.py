@@ -102,12 +102,15 @@ class Lookout:
     def look(self, records: Iterable[Record], now: Now) -> None:
         """Look at all Pods."""
         records = list(records)
-        self._used = {record.pod.uid: record for record in records if _in_use(record)}
-        twins = Counter(_twins(record.pod) for record in records if self._is_twin(record, now))
+        working = [record for record in records if works(record.pod, _task(record))]
+        self._used = {record.pod.uid: record for record in working if _in_use(record)}
+        twins = Counter(_twins(record.pod) for record in working if self._is_twin(record, now))
         there = {_twins(record.pod) for record in records if works(record.pod, None)} if self._missing else set()
         self._missing = {uid: each for uid, each in self._missing.items() if _twins(each.pod) not in there}
         self._remember(records, now)
-        noted = {record.pod.uid: self._notices(record, twins, now) for record in records if _is_worth_a_look(record)}
+        several = {key for key, count in twins.items() if count > 1}
+        worth = (record for record in records if _is_worth_a_look(record, several))
+        noted = {record.pod.uid: self._notices(record, twins, now) for record in worth}
         self.seen = Seen({uid: some for uid, some in noted.items() if some}, tuple(self._missed(now)))
 
     def _hear(self, uid: str, answer: Answer) -> None:
@@ -141,7 +144,7 @@ class Lookout:
     def _is_twin(self, record: Record, now: Now) -> bool:
         pod = record.pod
         old = now.server is not None and pod.created is not None and now.server - pod.created >= self._limits.settled
-        return old and _is_waited_for(record) and works(pod, _task(record))
+        return old and _is_waited_for(record)
 
     def _missed(self, now: Now) -> Iterable[tuple[Missing, Noted]]:
         for each in self._missing.values():
@@ -150,10 +153,10 @@ class Lookout:
 
 
 def _in_use(record: Record) -> bool:
-    """Whether a task instance uses the Pod, and would miss it."""
+    """Whether a task instance uses the Pod, one that works, and would miss it."""
     task = _task(record)
-    used = record.finding.reason in {Reason.IN_USE, Reason.REATTACHED} and task is not None
-    return used and task is not None and is_gone_from(task, task.try_number or 0) and works(record.pod, task)
+    used = record.finding.reason in {Reason.IN_USE, Reason.REATTACHED}
+    return used and task is not None and is_gone_from(task, task.try_number or 0)
 
 
 def _task(record: Record) -> TaskInstance | None:
@@ -164,10 +167,16 @@ def _is_waited_for(record: Record) -> bool:
     return record.finding.reason in WAITED_FOR or record.finding.reason is Reason.SUPERSEDED
 
 
-def _is_worth_a_look(record: Record) -> bool:
-    """Whether any notice could apply: spares most Pods the rest."""
+def _is_worth_a_look(record: Record, several: Set[_Twins]) -> bool:
+    """Whether any notice could apply: spares most Pods the rest. `several`: task instances with more than one Pod."""
     reason = record.finding.reason
-    return reason in WAITED_FOR or reason in UNCERTAIN or reason in {Reason.TERMINATING, Reason.SUPERSEDED}
+    if reason in UNCERTAIN or reason is Reason.TERMINATING:
+        return True
+    if bool(several) and _twins(record.pod) in several:
+        return True
+    task = _task(record)
+    waits = record.pod.phase == "Pending" or (task is not None and task.state == "deferred")
+    return waits and reason in WAITED_FOR
 
 
 def _twins(pod: Pod) -> _Twins:

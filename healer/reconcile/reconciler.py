@@ -172,7 +172,7 @@ class Reconciler:
 
     def _doubt(self, unreadable: Mapping[str, str]) -> None:
         """Judge nobody in a namespace that can't be read: what we have of it may be old."""
-        for record in self._book:
+        for record in self._book if unreadable else ():
             why = unreadable.get(record.pod.namespace)
             if why is not None:
                 doubted = self._book.doubt(record.pod, f"namespace {record.pod.namespace} can't be read: {why}")
