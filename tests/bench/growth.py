@@ -30,7 +30,7 @@ def measure(world: World, *, largest: int, repeat: int) -> dict[str, Any]:
     base = min(10_000, sizes[-1])
     pods = [_of_size(world, size, 1 if size > 10_000 else repeat) for size in sizes]
     runs = [_point("runs", n, _looked(world, population.in_runs(base, n), repeat)) for n in RUNS]
-    shares = [_point("percent", share, _looked(world, _mix(base, share), repeat)) for share in SHARES]
+    shares = [_point("percent", share, _looked(world, _mix(base, share), 1)) for share in SHARES]
     return {
         "figures": _tenfold(pods),
         "slopes": {key: _slope(pods, "pods", key) for key in ("cpu", "rss", "judged", "floor_cpu")},

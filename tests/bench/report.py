@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench import plots
+from tests.lab.assets import cache_folder, locked
 
 ROOT: Final = Path(__file__).parents[2]
 FILE: Final = Path(__file__).with_name("bench.json")
@@ -32,7 +33,7 @@ GOALS: Final[Sequence[tuple[str, str, str, float]]] = (
     ("4", "pass_wall_vs_cleanup_pods", "the same / wall of `airflow kubernetes cleanup-pods`", 0.2),
     ("5", "quiet_airflow_calls", "Airflow calls in a quiet pass, 200 live runs", 2),
     ("5", "quiet_kubernetes_lists", "Kubernetes LISTs in a quiet pass", 0),
-    ("5", "quiet_cpu_ms", "CPU of the healer in ms in a minute with one quiet pass", 50),
+    ("5", "quiet_cpu_ms", "CPU of the healer in a quiet pass, ms", 50),
     ("6", "growth_cpu_10x", "CPU at 100,000 Pods / at 10,000", 12),
     ("6", "growth_rss_10x", "RSS at 100,000 Pods / at 10,000", 12),
     ("7", "latency_p99_over_interval_seconds", "ended → DELETE beyond grace, p99, seconds over one interval", 2),
@@ -47,12 +48,13 @@ def load() -> Result:
 
 def merge(name: str, part: Result, versions: Mapping[str, str]) -> None:
     """Adds or replaces one part, and writes everything that depends on it."""
-    known = load()
-    known["figures"] |= part.pop("figures")
-    known["versions"] = dict(versions)
-    known["parts"][name] = {"measured": datetime.now(UTC).isoformat(timespec="seconds"), **_machine(), **part}
-    FILE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-    write(known)
+    with locked(cache_folder() / ".bench.lock"):  # parts may end side by side
+        known = load()
+        known["figures"] |= part.pop("figures")
+        known["versions"] = dict(versions)
+        known["parts"][name] = {"measured": datetime.now(UTC).isoformat(timespec="seconds"), **_machine(), **part}
+        FILE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+        write(known)
 
 
 def _machine() -> dict[str, Any]:
@@ -162,6 +164,7 @@ _STEADY: Final = {
     "quiet_rows": "rows read in a quiet pass, at most",
     "ended_each_minute": "task instances that ended each minute",
     "quiet_airflow_kb": "kB from Airflow in a quiet pass",
+    "quiet_minute_cpu_ms": "CPU of the healer in ms in a minute with one quiet pass, Lease and watch included",
     "quiet_kubernetes_requests": "requests to the API server in a quiet minute (the Lease's)",
     "audit_calls": "Airflow calls in an audit",
     "audit_rows": "rows read in an audit",
@@ -177,12 +180,26 @@ def _pairs(part: Result, names: Mapping[str, str]) -> str:
 
 
 def _growth(part: Result) -> str:
-    tables = [_table(list(part[key][0]), [list(row.values()) for row in part[key]]) for key in _CURVES]
+    tables = {key: _table(list(part[key][0]), [list(row.values()) for row in part[key]]) for key in _CURVES}
+    texts = [f"{said}\n\n{tables[key]}" for key, said in _CURVES.items()]
     slopes = ", ".join(f"{name} {value}" for name, value in part["slopes"].items())
-    return "\n".join(tables) + f"\nSlopes (exponent of a power law; 1 is linear): {slopes}.\n"
+    texts.append(f"Slopes over the Pods (exponent of a power law; 1 is linear): {slopes}.\n")
+    return "\n".join([*texts, *(f"![{title}]({name})" for name, title in PLOTS.items())])
 
 
-_CURVES: Final = ("pods", "runs", "orphans", "standing")
+_CURVES: Final = {
+    "pods": "By the number of Pods, all of live task instances. CPU in seconds, RSS in MB; `cpu`, `rss` and `wall` are of"
+    " a scan with Airflow, `judged`, `established`, `ready` and `controller_rss` of the controller's start.",
+    "runs": "10,000 Pods in so many live runs.",
+    "orphans": "10,000 Pods, so many percent of them orphans that nobody has deleted.",
+    "standing": "10,000 Pods in report mode, so many of them suspects that stand: what each quiet pass costs.",
+}
+PLOTS: Final = {
+    "performance-pods-cpu.svg": "CPU over the number of Pods",
+    "performance-pods-rss.svg": "Peak memory over the number of Pods",
+    "performance-runs.svg": "CPU over the number of live runs",
+    "performance-orphans.svg": "CPU over the share of orphans",
+}
 
 
 def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import population, tools
-from tests.bench.population import NAMESPACE, Seat
+from tests.bench.population import NAMESPACE, Seat, pod_name
 from tests.bench.postgres import Postgres
 from tests.bench.stamping import Stamp
 from tests.lab.airflow import Airflow
@@ -147,4 +147,21 @@ def _seed(made: World, pods: int, *, growth: bool) -> None:
     say(f"seeding Airflow: {len(specs)} DAGs, {sum(len(dag.runs) for dag in specs)} runs, {rows} task instances")
     for start in range(0, len(specs), 10):
         made.airflow.seed(specs[start : start + 10])
+    if growth:
+        _name_pods(made.postgres)
     made.postgres.sql("vacuum analyze")
+
+
+def _name_pods(postgres: Postgres) -> None:
+    """Notes in Airflow's state store which Pod the task instances of the growth's orphans used."""
+    cells = {(seat.dag, seat.run, seat.task): pod_name(seat) for seat in population.ended_while_live(10_000)}
+    values = ", ".join(f"('{d}', '{r}', '{t}', '{n.rpartition('-')[0]}')" for (d, r, t), n in cells.items())
+    postgres.sql(f"""
+        insert into task_state_store (dag_run_id, dag_id, task_id, run_id, map_index, key, value, updated_at)
+        select dag_run.id, cell.dag, cell.task, cell.run, instance.map_index, 'pod_identifier',
+            json_build_object('name', cell.pod || '-' || instance.map_index, 'namespace', '{NAMESPACE}')::text, now()
+        from (values {values}) as cell (dag, run, task, pod)
+        join dag_run on dag_run.dag_id = cell.dag and dag_run.run_id = cell.run
+        join task_instance instance on instance.dag_id = cell.dag and instance.run_id = cell.run
+            and instance.task_id = cell.task
+    """)
