@@ -173,7 +173,7 @@ _STEADY: Final = {
 
 
 def _pairs(part: Result, names: Mapping[str, str]) -> str:
-    rows = [[what, part[name]] for name, what in names.items()]
+    rows = [[what, part[name]] for name, what in names.items() if part.get(name) is not None]
     day = part["audit_table_per_day"]
     rows += [["rows per day in Airflow's audit table", day["rows"]], ["MB per day there", round(day["bytes"] / 1e6, 1)]]
     return _table(["", ""], rows)
@@ -188,8 +188,8 @@ def _growth(part: Result) -> str:
 
 
 _CURVES: Final = {
-    "pods": "By the number of Pods, all of live task instances. CPU in seconds, RSS in MB; `cpu`, `rss` and `wall` are of"
-    " a scan with Airflow, `judged`, `established`, `ready` and `controller_rss` of the controller's start.",
+    "pods": "By the number of Pods, all of live task instances. CPU in seconds, RSS in MB; `cpu`, `rss` and `wall` are"
+    " of a scan with Airflow, `judged`, `established`, `ready` and `controller_rss` of the controller's start.",
     "runs": "10,000 Pods in so many live runs.",
     "orphans": "10,000 Pods, so many percent of them orphans that nobody has deleted.",
     "standing": "10,000 Pods in report mode, so many of them suspects that stand: what each quiet pass costs.",
