@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
 from tests.bench import contestants, population, startup
-from tests.bench.measure import Cost, cpu_of, rss_of, run
+from tests.bench.measure import Cost, calls, cpu_of, rss_of, run
 from tests.bench.population import Seat
 from tests.bench.steady import metered
 from tests.bench.world import World
@@ -97,6 +98,7 @@ def _standing(world: World, pods: int, suspects: int) -> Row:
             return healer.metric("suspects") >= suspects and healer.metric("withheld", why="not-due") == 0
 
         wait_for(lambda: passes() >= 5 and stand(), timeout=600, interval=1, what=f"{suspects} suspects to stand")
+        _wait_told(world)
         begin, cpu, before = passes(), cpu_of(healer.pid), meter.now()
         wait_for(lambda: passes() >= begin + QUIET_PASSES, timeout=600, interval=1, what="quiet passes")
         made = passes() - begin
@@ -108,6 +110,17 @@ def _standing(world: World, pods: int, suspects: int) -> Row:
             "cpu_ms_each": round(used / made * 1000, 1),
             "rss": round(rss_of(healer.pid) / 1e6, 1),
         }
+
+
+def _wait_told(world: World) -> None:
+    """Waits until every suspect's Event is written: five each second."""
+
+    def silent() -> bool:
+        mark = world.cluster.audit_mark()
+        time.sleep(5)
+        return not any("events" in call for call in calls(world, mark))
+
+    wait_for(silent, timeout=1200, what="all Events to be written")
 
 
 def _tenfold(rows: Sequence[Row]) -> dict[str, float | None]:

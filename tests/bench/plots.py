@@ -22,7 +22,7 @@ class _Axis:
         self._log, self._begin, self._end = logarithmic, begin, end
         low, high = min(values), max(values)
         if logarithmic:
-            self._low, self._high = math.floor(math.log10(low)), math.ceil(math.log10(high * 1.0001))
+            self._low, self._high = math.floor(math.log10(low)), math.ceil(math.log10(high) - 1e-9)
             self.ticks = [10.0**power for power in range(self._low, self._high + 1)]
         else:
             step = _step(high)
