@@ -179,17 +179,44 @@ def _look(session: Session) -> Findings:
 
 
 @cli.command()
-@click.argument("pod", metavar="NAMESPACE/POD")
+@click.argument("pod", metavar="NAMESPACE/POD", required=False)
+@click.option("--proof", metavar="FILE", help="Judge recorded proofs again, offline: a log file, or - for stdin.")
+@click.option("--pod", "about", metavar="NAMESPACE/POD", help="With --proof: only the proofs about this Pod.")
 @remote
 @output
 @configured(quiet=True)
-def explain(session: Session | None, pod: str, source: str, form: str) -> int:
+def explain(
+    session: Session | None, pod: str | None, proof: str | None, about: str | None, source: str, form: str
+) -> int:
     """Say all about one Pod: its labels, what Airflow says, every rule tried and why it did or did not match.
 
-    With --from it says what a running healer has found, and since when.
+    With --from it says what a running healer has found, and since when. With --proof it judges decisions out of a log
+    again; no server is asked and no configuration is needed.
 
-    Exit status: 0, or 3 when Airflow gave no clear answer.
+    Exit status: 0, or 3 when Airflow gave no clear answer; with --proof 0 when today's rules agree with every decision,
+    1 when not.
     """
+    if proof is not None and source:
+        raise click.UsageError("--proof reads a log and --from a running healer: give one of them")
+    if proof is not None:
+        return _replay(proof, about or pod, form)
+    if about is not None or pod is None:
+        raise click.UsageError("which Pod? Write explain NAMESPACE/POD, as airflow/my-task-abc123")
+    return _explain(session, source, pod, form)
+
+
+def _replay(source: str, pod: str | None, form: str) -> int:
+    from healer.cli import replaying
+    from healer.reconcile.proof import UnusableProofError
+
+    found = replaying.replayed(source, pod)
+    replaying.show(found.verdicts, form)
+    if found.trouble is not None:
+        raise UnusableProofError(found.trouble)
+    return GOOD if all(verdict.agrees for verdict in found.verdicts) else NOT_GOOD
+
+
+def _explain(session: Session | None, source: str, pod: str, form: str) -> int:
     from healer.cli import explaining
 
     namespace, _, name = pod.partition("/")

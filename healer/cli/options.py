@@ -83,7 +83,9 @@ def _remote(source: str) -> str:
 
 
 def configured(*, quiet: bool) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Give a command the common options and hand it a `Session` instead, or None where it reads a running healer.
+    """Give a command the common options and hand it a `Session` instead, or None where it needs neither.
+
+    It reads a running healer with `--from`, or a log with `--proof`.
 
     `quiet` is for one-shot commands: they answer on standard output, so they log only what is asked for, or warnings.
     """
@@ -91,9 +93,12 @@ def configured(*, quiet: bool) -> Callable[[Callable[..., int]], Callable[..., i
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
         @wraps(command)
         def wrapped(**given: Any) -> int:
-            if not given.get("source"):
+            if given.get("source"):
+                _stand_by(given, "--from shows what a running healer has found")
+            elif given.get("proof") is not None:
+                _stand_by(given, "--proof asks nobody")
+            else:
                 return command(_session(given, quiet=quiet), **given)
-            _stand_by(given)
             return command(None, **given)
 
         for option in reversed(_OPTIONS):
@@ -103,14 +108,14 @@ def configured(*, quiet: bool) -> Callable[[Callable[..., int]], Callable[..., i
     return decorate
 
 
-def _stand_by(given: dict[str, Any]) -> None:
-    """Take the common options out of what click collected: a running healer has a configuration of its own."""
+def _stand_by(given: dict[str, Any], why: str) -> None:
+    """Take the common options out of what click collected: `why` none of them means anything here."""
     common = {"config", "kubeconfig", "context", *(twin.flag for twin in TWINS if twin.flag)}
     form, level = given.pop("log_format"), given.pop("log_level")
     for name in common & given.keys():
         if given.pop(name) not in (None, ()):
             option = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"--from shows what a running healer has found: leave {option} away")
+            raise click.UsageError(f"{why}: leave {option} away")
     set_up(LogFormat(form or LogFormat.TEXT), LogLevel(level or LogLevel.WARNING))
 
 

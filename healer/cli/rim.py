@@ -81,8 +81,10 @@ def _failed(error: Exception) -> int:
     from healer.cluster import ClusterError, ConnectError
     from healer.reconcile import NoSuchPodError
     from healer.serving import ListenError
+    from healer.reconcile.proof import UnusableProofError
 
-    if isinstance(error, ConnectError | ListenError | NoSuchPodError | AirflowRefused | ReleaseError):
+    usage = ConnectError | ListenError | NoSuchPodError | UnusableProofError | AirflowRefused | ReleaseError
+    if isinstance(error, usage):
         return _tell(str(error), USAGE)
     if isinstance(error, ClusterError | NotLeaderError | RemoteError):
         return _tell(str(error), INCOMPLETE)

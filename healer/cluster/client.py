@@ -63,6 +63,7 @@ class Cluster:
         """
         self.connection = connection
         self.observe = observe
+        self.freshness = freshness
         self._transport = Transport(connection.configuration, observe=observe, clock=clock)
         self._deleter = Deleter(self._transport, freshness=freshness, clock=clock)
         self._no_events: set[str] = set()

@@ -7,11 +7,12 @@ to suspect and never to delete: whoever is acted on is asked about anew.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from healer.config import AirflowConfig, Ownership
+from healer.config import Ownership
 from healer.model import Answer, Block, Finding, Known, Pod, TaskInstance, Unknown
 from healer.rules import ENDED, Terms, base_name, is_done, judge
 from healer.suspects import Signature, signature
@@ -38,7 +39,23 @@ class Record(Struct, frozen=True):
         return not is_done(self.pod, base_name(task))
 
 
-def owns(airflow: AirflowConfig, pod: Pod) -> bool:
+class Claim(Protocol):
+    """Whose Pods are an Airflow's: what its configuration says of it."""
+
+    @property
+    def name(self) -> str:
+        """What a stamp calls it."""
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Where its Pods are."""
+
+    @property
+    def ownership(self) -> Ownership | None:
+        """Which of the Pods there are its."""
+
+
+def owns(airflow: Claim, pod: Pod) -> bool:
     """Whether a Pod is this Airflow's to judge. A Pod stamped for another Airflow never is."""
     if pod.namespace not in airflow.namespaces:
         return False

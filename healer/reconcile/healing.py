@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import msgspec
 import structlog
 from msgspec import Struct
 
@@ -20,8 +19,9 @@ from healer.cluster import Cluster, ClusterError, Proof, Result, Right
 from healer.cluster import Outcome as Deletion
 from healer.config import AirflowConfig, Mode
 from healer.guard import Breaker, Budget
-from healer.model import Action, Answer, Finding, Known, Pod, Reason, Withheld
+from healer.model import Action, Answer, Finding, Pod, Reason, Withheld
 from healer.reconcile.casebook import owns
+from healer.reconcile.chronicle import Chronicle
 from healer.report import Herald
 from healer.suspects import Now, Quarantine, Signature, Suspect, signature
 
@@ -103,12 +103,14 @@ class Healing:
         herald: Herald,
         tally: Tally,
         right: Right,
+        version: Callable[[], str | None] = lambda: None,
         clock: Callable[[], float] = steady,
     ) -> None:
-        """Take what to act on, with and about; `clock` tells monotonic seconds."""
+        """Take what to act on, with and about; `clock` tells monotonic seconds, `version` Airflow's for the proofs."""
         self._airflow, self._cluster, self._quarantine = airflow, cluster, quarantine
         self._confirm, self._herald, self._tally = confirm, herald, tally
         self._right, self._clock = right, clock
+        self._chronicle = Chronicle(airflow, cluster, version=version, clock=clock)
         self.breaker = Breaker(airflow.limits.breaker)
         self.budget = Budget(airflow.limits.deletions_per_minute, clock())
         self._previewed: dict[str, tuple[Signature, float]] = {}
@@ -296,6 +298,7 @@ class Healing:
 
     def _act(self, suspect: Suspect, pod: Pod, answer: Answer, finding: Finding, round_: _Round) -> None:
         now = self._clock()
+        self._chronicle.decision(suspect, pod, answer, finding)
         if self._airflow.mode is not Mode.ENFORCE:
             self._spend(suspect, now)
             self._previewed[pod.uid] = suspect.signature, suspect.since
@@ -306,7 +309,8 @@ class Healing:
         if deletion.result is not Result.STALE:
             self._spend(suspect, now)
         self._tally.deletion(self._airflow.name, finding.reason, deletion.result.value)
-        self._tell(suspect, pod, answer, finding, deletion)
+        self._herald.deletion(pod, finding, deletion)
+        self._chronicle.deletion(suspect, pod, answer, finding, deletion)
         self._settle(suspect, pod, deletion, round_)
 
     def _spend(self, suspect: Suspect, now: float) -> None:
@@ -367,25 +371,6 @@ class Healing:
         else:
             round_.again.add(suspect.pod.uid)
             round_.queue.append(suspect)
-
-    def _tell(self, suspect: Suspect, pod: Pod, answer: Answer, finding: Finding, deletion: Deletion) -> None:
-        self._herald.deletion(pod, finding, deletion)
-        task = answer.task if isinstance(answer, Known) else None
-        log.info(
-            "delete",
-            airflow=self._airflow.name,
-            pod=str(pod),
-            uid=pod.uid,
-            resource_version=pod.resource_version,
-            reason=finding.reason.value,
-            detail=finding.detail,
-            result=deletion.result.value,
-            said=deletion.message or None,
-            task=msgspec.to_builtins(task) if task else None,
-            sightings=suspect.sightings,
-            suspected_seconds=round(self._clock() - suspect.since, 3),
-            evidence_age_seconds=round(self._clock() - answer.sent, 3),
-        )
 
 
 def _is_stopped(suspect: Suspect, allowance: int | None) -> bool:

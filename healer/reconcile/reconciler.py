@@ -82,6 +82,7 @@ class Reconciler:
             herald=tools.herald,
             tally=tools.metrics,
             right=tools.right,
+            version=lambda: airflow.version,
             clock=tools.clock,
         )
         self._regrets = Regrets()

@@ -118,6 +118,7 @@ class LiveCluster:
         self.lease = LiveLease()
         self.denied: set[str] = set()
         self.is_settled = True
+        self.freshness = 15.0
 
     def leases(self, *_: Any, **__: Any) -> LiveLease:
         return self.lease
