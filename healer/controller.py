@@ -184,7 +184,14 @@ class Controller:
     def _begin_term(self) -> None:
         """Begin knowing nothing of what was found in an earlier term: others may have acted since."""
         self._term = self._office.term
-        tools = Tools(self._cluster, self._herald, self._metrics, self._may_act, lifted=self._is_lifted)
+        tools = Tools(
+            self._cluster,
+            self._herald,
+            self._metrics,
+            self._may_act,
+            lifted=self._is_lifted,
+            freshness=self._config.freshness,
+        )
         self._reconcilers = [Reconciler(airflow, self._client(airflow), tools) for airflow in self._config.airflows]
         self._metrics.forget()
         self._board.clear()

@@ -15,6 +15,8 @@ from healer.leader import LEASE, lease_client, lease_namespace
 NEEDED = ("get", "list", "watch")
 """What the healer does with Pods in any mode."""
 
+LOG = "pods/log"
+
 LEASE_GROUP = "coordination.k8s.io"
 
 
@@ -61,6 +63,12 @@ def _modes(config: Config) -> dict[str, Mode]:
     return modes
 
 
+def _logs(config: Config) -> set[str]:
+    """The namespaces where the last log lines of a Pod are kept."""
+    wanting = (a for a in config.airflows if a.post_mortem.enabled and a.post_mortem.log_lines)
+    return {namespace for airflow in wanting for namespace in airflow.namespaces}
+
+
 def _cluster(config: Config, cluster: Cluster) -> Iterator[Line]:
     what = "cluster"
     try:
@@ -74,7 +82,7 @@ def _cluster(config: Config, cluster: Cluster) -> Iterator[Line]:
     if config.leader_election.enabled:
         yield from _lease(config, cluster, account)
     for namespace, mode in _modes(config).items():
-        yield from _namespace(cluster, namespace, mode, account)
+        yield from _namespace(cluster, namespace, mode, account, logs=namespace in _logs(config))
 
 
 def _lease(config: Config, cluster: Cluster, account: str | None) -> Iterator[Line]:
@@ -102,11 +110,12 @@ def _may_lease(cluster: Cluster, verb: str, namespace: str, name: str) -> bool:
     return cluster.can_i(verb, "leases", namespace, group=LEASE_GROUP, name=name)
 
 
-def _namespace(cluster: Cluster, namespace: str, mode: Mode, account: str | None) -> Iterator[Line]:
+def _namespace(cluster: Cluster, namespace: str, mode: Mode, account: str | None, *, logs: bool) -> Iterator[Line]:
     what = f"namespace {namespace}"
-    fix = manifest(namespace, mode, account)
+    fix = manifest(namespace, mode, account, logs=logs)
+    rights = (*_RIGHTS, ("get", LOG)) if logs else _RIGHTS
     try:
-        lines = [_right(cluster, namespace, verb, resource, mode, fix) for verb, resource in _RIGHTS]
+        lines = [_right(cluster, namespace, verb, resource, mode, fix) for verb, resource in rights]
     except ClusterError as error:
         yield Line(Mark.FAIL, what, f"the rights can't be told: {error}")
         return
@@ -124,6 +133,8 @@ def _right(cluster: Cluster, namespace: str, verb: str, resource: str, mode: Mod
         return Line(Mark.OK, what, f"may {verb} {resource}")
     if resource == "events":
         return Line(Mark.WARN, what, f"may not {verb} events: users of kubectl will not see what was done", fix)
+    if resource == LOG:
+        return Line(Mark.WARN, what, f"may not {verb} {LOG}: a post-mortem will have no log lines", fix)
     if verb == "delete" and mode is Mode.REPORT:
         return Line(Mark.OK, what, "may not delete pods, and need not in report mode")
     return Line(Mark.FAIL, what, f"may not {verb} pods: grant it as shown below", fix)
@@ -138,13 +149,14 @@ def _count(cluster: Cluster, namespace: str) -> Line:
     return Line(Mark.OK, what, f"KubernetesPodOperator Pods there now: {found}")
 
 
-def manifest(namespace: str, mode: Mode, account: str | None) -> str:
+def manifest(namespace: str, mode: Mode, account: str | None, *, logs: bool = False) -> str:
     """Return the Role and RoleBinding that give an account what the healer needs in a namespace."""
     verbs = [*NEEDED, "delete"] if mode is Mode.ENFORCE else list(NEEDED)
-    rules = (
+    rules = [
         f'{{apiGroups: [""], resources: [pods], verbs: [{", ".join(verbs)}]}}',
         '{apiGroups: [""], resources: [events], verbs: [create, patch]}',
-    )
+    ]
+    rules += ['{apiGroups: [""], resources: [pods/log], verbs: [get]}'] if logs else []
     return _manifest("kpo-healer-pods", namespace, rules, account)
 
 

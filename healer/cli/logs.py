@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -49,12 +50,19 @@ def _lead(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {key: event[key] for key in sorted(event, key=lambda key: first.index(key) if key in first else len(first))}
 
 
+def _plain(value: object) -> object:
+    """Return a value as JSON has it: a proof with all its fields, anything else as a text."""
+    if isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value, order="deterministic", str_keys=True)
+    return str(value)
+
+
 def _rendered(form: LogFormat) -> list[Processor]:
     if form is LogFormat.JSON:
         return [
             structlog.processors.dict_tracebacks,
             structlog.processors.EventRenamer("message"),
             _lead,
-            structlog.processors.JSONRenderer(default=str),
+            structlog.processors.JSONRenderer(default=_plain),
         ]
     return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]

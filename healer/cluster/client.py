@@ -17,6 +17,7 @@ from healer.cluster.errors import ClusterError, Gone, Malformed, Refused, Unreac
 from healer.cluster.events import MAX_MESSAGE, Posted, event_body, event_name
 from healer.cluster.leases import LeaseClient
 from healer.cluster.pods import decode_page, decode_pod
+from healer.cluster.postmortem import Examiner
 from healer.cluster.transport import Observe, Reply, Request, Transport
 from healer.model import POD_SELECTOR, Pod, rfc3339
 
@@ -63,7 +64,6 @@ class Cluster:
         """
         self.connection = connection
         self.observe = observe
-        self.freshness = freshness
         self._transport = Transport(connection.configuration, observe=observe, clock=clock)
         self._deleter = Deleter(self._transport, freshness=freshness, clock=clock)
         self._no_events: set[str] = set()
@@ -126,6 +126,10 @@ class Cluster:
         """Return the client of one Lease. `timeout`: of each of its calls, in seconds."""
         return LeaseClient(self._transport, namespace, name, timeout=timeout)
 
+    def examiner(self) -> Examiner:
+        """Return what reads how Pods fare that are about to go."""
+        return Examiner(self._transport)
+
     def settled(self, timeout: float) -> bool:
         """Wait until no DELETE is under way, for at most `timeout` seconds. Return whether that is so."""
         return self._deleter.idle.wait(timeout)
@@ -147,10 +151,14 @@ class Cluster:
     def can_i(self, verb: str, resource: str, namespace: str, *, group: str = "", name: str = "") -> bool:
         """Ask whether we have a right, as `kubectl auth can-i` does; everybody may ask. `name`: on one object only.
 
+        `resource` may name a subresource, as `pods/log`.
+
         Raises:
             ClusterError: any failure.
         """
-        attributes = {"verb": verb, "resource": resource, "namespace": namespace, "group": group, "name": name}
+        kind, _, part = resource.partition("/")
+        attributes = {"verb": verb, "resource": kind, "namespace": namespace, "group": group, "name": name}
+        attributes |= {"subresource": part} if part else {}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",

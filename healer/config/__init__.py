@@ -10,7 +10,17 @@ from __future__ import annotations
 from healer.config.advice import warnings
 from healer.config.fields import LogFormat, LogLevel, Mode, Ownership, listen_address, parse_duration
 from healer.config.load import ConfigError, load
-from healer.config.models import AirflowConfig, Breaker, Config, LeaderElection, Limits, Log, Policy, Retention
+from healer.config.models import (
+    AirflowConfig,
+    Breaker,
+    Config,
+    LeaderElection,
+    Limits,
+    Log,
+    Policy,
+    PostMortem,
+    Retention,
+)
 from healer.config.settings import TWINS, Setting, Twin, settings, settings_table
 
 __all__ = [
@@ -27,6 +37,7 @@ __all__ = [
     "Mode",
     "Ownership",
     "Policy",
+    "PostMortem",
     "Retention",
     "Setting",
     "Twin",

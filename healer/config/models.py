@@ -109,6 +109,25 @@ class Notices(Model):
     gone: Duration = _lasting("10m", "how long the Pod of a running or deferred task instance is gone")
 
 
+class PostMortem(Model):
+    """What is read of a Pod just before it is deleted, for one log line."""
+
+    enabled: bool = Field(
+        default=False,
+        strict=True,
+        description="`true`: one log line with how a deleted Pod's containers fared, and what it said last",
+    )
+    log_lines: int = Field(
+        default=50,
+        ge=0,
+        le=1000,
+        strict=True,
+        description="last lines of the base container's log, which may hold secrets; needs `get` on `pods/log`; "
+        "`0`: none",
+    )
+    log_bytes: int = Field(default=16384, ge=1, le=1 << 20, strict=True, description="at most so many bytes of these")
+
+
 class AirflowConfig(Model):
     """One Airflow, its namespaces and how it is treated. `mode` is the effective one: its own, else the global."""
 
@@ -131,6 +150,12 @@ class AirflowConfig(Model):
     policy: Policy = Field(default_factory=Policy)
     limits: Limits = Field(default_factory=Limits)
     notices: Notices = Field(default_factory=Notices)
+    post_mortem: PostMortem = Field(default_factory=PostMortem)
+    notes: bool = Field(
+        default=False,
+        strict=True,
+        description="`true`: a deletion is noted on its task instance in Airflow; needs the right to edit these",
+    )
 
     @field_validator("namespaces")
     @classmethod

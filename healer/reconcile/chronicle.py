@@ -8,10 +8,10 @@ import msgspec
 import structlog
 
 from healer.clock import steady
-from healer.cluster import Cluster, Outcome
+from healer.cluster import Outcome
 from healer.config import AirflowConfig, Mode
 from healer.model import Answer, Finding, Known, Pod
-from healer.reconcile.proof import as_data, prove
+from healer.reconcile.proof import prove
 from healer.suspects import Now, Suspect
 
 log = structlog.get_logger(__name__)
@@ -23,13 +23,18 @@ class Chronicle:
     def __init__(
         self,
         airflow: AirflowConfig,
-        cluster: Cluster,
-        *,
-        version: Callable[[], str | None] = lambda: None,
+        version: Callable[[], str | None],
+        server_time: Callable[[], float | None],
+        freshness: float,
         clock: Callable[[], float] = steady,
     ) -> None:
-        """`version` tells Airflow's, `clock` monotonic seconds."""
-        self._airflow, self._cluster, self._version, self._clock = airflow, cluster, version, clock
+        """Take what a proof needs beside the case.
+
+        `version` tells Airflow's, `server_time` the API server's clock (epoch seconds), `clock` monotonic seconds;
+        `freshness` is how old evidence may be, in seconds.
+        """
+        self._airflow, self._version, self._freshness = airflow, version, freshness
+        self._server_time, self._clock = server_time, clock
 
     def decision(self, suspect: Suspect, pod: Pod, answer: Answer, finding: Finding) -> None:
         """Tell that a Pod is about to be deleted, or would be, with all that this rests on.
@@ -39,12 +44,12 @@ class Chronicle:
         proof = prove(
             self._airflow,
             version=self._version(),
-            freshness=self._cluster.freshness,
+            freshness=self._freshness,
             suspect=suspect,
             pod=pod,
             answer=answer,
             finding=finding,
-            now=Now(self._clock(), self._cluster.now()),
+            now=Now(self._clock(), self._server_time()),
         )
         log.info(
             "decision",
@@ -53,7 +58,7 @@ class Chronicle:
             uid=pod.uid,
             reason=finding.reason.value,
             act="delete" if self._airflow.mode is Mode.ENFORCE else "would delete",
-            proof=as_data(proof),
+            proof=proof,
         )
 
     def deletion(self, suspect: Suspect, pod: Pod, answer: Answer, finding: Finding, deletion: Outcome) -> None:

@@ -22,6 +22,7 @@ from healer.guard import Breaker, Budget
 from healer.model import Action, Answer, Finding, Pod, Reason, Withheld
 from healer.reconcile.casebook import owns
 from healer.reconcile.chronicle import Chronicle
+from healer.reconcile.postmortem import Coroner
 from healer.report import Herald
 from healer.suspects import Now, Quarantine, Signature, Suspect, signature
 
@@ -101,16 +102,16 @@ class Healing:
         quarantine: Quarantine,
         confirm: Confirm,
         herald: Herald,
+        chronicle: Chronicle,
+        coroner: Coroner,
         tally: Tally,
         right: Right,
-        version: Callable[[], str | None] = lambda: None,
         clock: Callable[[], float] = steady,
     ) -> None:
-        """Take what to act on, with and about; `clock` tells monotonic seconds, `version` Airflow's for the proofs."""
+        """Take what to act on, with and about; `clock` tells monotonic seconds."""
         self._airflow, self._cluster, self._quarantine = airflow, cluster, quarantine
-        self._confirm, self._herald, self._tally = confirm, herald, tally
-        self._right, self._clock = right, clock
-        self._chronicle = Chronicle(airflow, cluster, version=version, clock=clock)
+        self._confirm, self._herald, self._chronicle, self._tally = confirm, herald, chronicle, tally
+        self._right, self._clock, self._coroner = right, clock, coroner
         self.breaker = Breaker(airflow.limits.breaker)
         self.budget = Budget(airflow.limits.deletions_per_minute, clock())
         self._previewed: dict[str, tuple[Signature, float]] = {}
@@ -238,6 +239,7 @@ class Healing:
         round_.confirmed += len(slice_)
         round_.size, round_.smooth = self._size, True
         pods = {s.pod.uid: pod for s in slice_ if (pod := self._as_it_is(s, round_)) is not None}
+        self._coroner.examine([s for s in slice_ if s.pod.uid in pods and self._airflow.mode is Mode.ENFORCE])
         fresh = {} if round_.stopped else self._confirm(list(pods.values()))
         silent = bool(fresh) and all(finding.reason is Reason.AIRFLOW_UNKNOWN for _, finding in fresh.values())
         for suspect in slice_:
@@ -324,6 +326,7 @@ class Healing:
             round_.errors = 0
         match deletion.result:
             case Result.DELETED:
+                self._coroner.tell(pod)
                 round_.deleted.append(suspect)
                 self._tally.healing_delay(self._airflow.name, max(0.0, self._clock() - suspect.due))
                 self._let_go(suspect, pod, round_)

@@ -167,7 +167,7 @@ class _House:
         self._tell, self._answers, self._rows, self.known = tell, 0, 0, 0
         self._config, self._cluster = config, cluster
         self.herald = Herald(cluster)
-        tools = Tools(cluster, self.herald, Metrics(config), right, clock, lifted=lifted)
+        tools = Tools(cluster, self.herald, Metrics(config), right, clock, lifted=lifted, freshness=config.freshness)
         airflows = [only] if only is not None else config.airflows
         self._trouble: list[str] = []
         self.reconcilers = [Reconciler(airflow, self._ready(airflow), tools) for airflow in airflows]

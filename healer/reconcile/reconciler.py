@@ -18,14 +18,16 @@ from msgspec.structs import replace
 
 from healer.airflow import Airflow
 from healer.clock import steady
-from healer.cluster import Cluster, ClusterError, Refused, Right
+from healer.cluster import FRESHNESS, Cluster, ClusterError, Refused, Right
 from healer.config import AirflowConfig, Mode
 from healer.metrics import Metrics
 from healer.model import Action, Answer, Finding, Identity, Known, Pod, Unknown, rfc3339
 from healer.reconcile.casebook import Casebook, Record, is_settled, owns
+from healer.reconcile.chronicle import Chronicle
 from healer.reconcile.healing import Healed, Healing
 from healer.reconcile.ledger import Ledger
 from healer.reconcile.lookout import Lookout
+from healer.reconcile.postmortem import Coroner
 from healer.reconcile.view import View
 from healer.regrets import Regret, Regrets
 from healer.report import Herald, Shown, subject
@@ -53,7 +55,7 @@ class Tools(Struct, frozen=True):
     """What a pass works with.
 
     `clock` tells monotonic seconds, `wall` epoch seconds (for metrics only); `lifted` whether somebody has lifted the
-    breaker of an Airflow.
+    breaker of an Airflow; `freshness` is how old evidence may be, in seconds, which the cluster sees to.
     """
 
     cluster: Cluster
@@ -63,6 +65,7 @@ class Tools(Struct, frozen=True):
     clock: Callable[[], float] = steady
     wall: Callable[[], float] = time.time
     lifted: Callable[[str], bool] = never_lifted
+    freshness: float = FRESHNESS
 
 
 class Reconciler:
@@ -80,9 +83,10 @@ class Reconciler:
             quarantine=self._quarantine,
             confirm=self._confirm,
             herald=tools.herald,
+            chronicle=self._chronicle(),
+            coroner=Coroner(config.name, config.post_mortem, tools.cluster),
             tally=tools.metrics,
             right=tools.right,
-            version=lambda: airflow.version,
             clock=tools.clock,
         )
         self._regrets = Regrets()
@@ -248,6 +252,10 @@ class Reconciler:
             answer = self._with_siblings(pod, answers[pod.uid])
             confirmed[pod.uid] = answer, self._book.hear(pod, answer).finding
         return confirmed
+
+    def _chronicle(self) -> Chronicle:
+        tools, airflow = self._tools, self._airflow
+        return Chronicle(self.config, lambda: airflow.version, tools.cluster.now, tools.freshness, tools.clock)
 
     def _now(self) -> Now:
         return Now(self._tools.clock(), self._tools.cluster.now())

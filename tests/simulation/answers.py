@@ -80,6 +80,7 @@ class Seam:
     ) -> None:
         self.tasks, self.server, self.clock, self.forward = tasks, server, clock, forward
         self.faults = faults
+        self.version: str | None = "3.3.2"
         self.hook: Hook = lambda _name, _pods: None
         self.seen: Counter[str] = Counter()
         self.notes = Notes(server)

@@ -118,7 +118,7 @@ class FakeCluster:
     """Pods by uid, deleted as an API server does; `deletes` are the DELETEs that were sent."""
 
     def __init__(self, clock: Clock, freshness: float = FRESHNESS) -> None:
-        self._clock, self.freshness = clock, freshness
+        self._clock, self._freshness = clock, freshness
         self.pods: dict[str, Pod] = {}
         self.deletes: list[tuple[Pod, Finding]] = []
         self.reads: list[str] = []
@@ -164,7 +164,7 @@ class FakeCluster:
 
     def delete_pod(self, pod: Pod, proof: Proof, right: Right) -> Outcome:
         self.at_delete(pod)
-        if not 0 <= self._clock() - proof.sent <= self.freshness or not right():
+        if not 0 <= self._clock() - proof.sent <= self._freshness or not right():
             return Outcome(Result.STALE, "nothing was sent")
         self.deletes.append((pod, proof.finding))
         self.journal.append(("delete", (pod.uid,)))

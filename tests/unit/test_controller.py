@@ -118,7 +118,6 @@ class LiveCluster:
         self.lease = LiveLease()
         self.denied: set[str] = set()
         self.is_settled = True
-        self.freshness = 15.0
 
     def leases(self, *_: Any, **__: Any) -> LiveLease:
         return self.lease
@@ -158,6 +157,7 @@ class LiveAirflow:
         self.answer: Any = ORPHANED
         self.free, self.asked = threading.Event(), threading.Event()
         self.free.set()
+        self.version: str | None = "3.3.2"
 
     def start_audit(self) -> None:
         """Forget nothing."""

@@ -83,7 +83,7 @@ def decisions(world: World, act: Callable[[], object]) -> list[Mapping[str, Any]
     """Return the decisions that were logged meanwhile."""
     with capture_logs() as logs:
         act()
-    return [entry for entry in logs if entry["event"] == "decision"]
+    return [{**entry, "proof": as_data(entry["proof"])} for entry in logs if entry["event"] == "decision"]
 
 
 # --- each decision writes one -----------------------------------------------------------------------------------------

@@ -195,6 +195,8 @@ class Tally:
 class Seam:
     """In the place of the Airflow client: the same three questions."""
 
+    version = "3.3.2"
+
     def __init__(self, body: Body) -> None:
         self._body = body
         self._resolved: set[str] = set()
