@@ -7,7 +7,7 @@ from healer.cluster.deletes import Outcome, Proof, Result, Right, sole_replica
 from healer.cluster.errors import Busy, ClusterError, ConnectError, Gone, Malformed, Refused, Unreachable
 from healer.cluster.events import Posted
 from healer.cluster.leases import Lease, LeaseClient
-from healer.cluster.pods import decode_pod, quantity
+from healer.cluster.pods import decode_pod
 from healer.cluster.postmortem import Examiner, Remains, State
 from healer.cluster.requests import quantity
 
