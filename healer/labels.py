@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import md5
 from string import ascii_letters, digits
 
-from healer.model import LabelKey, Labels
+from healer.model import LabelKey, Labels, RawIds
 
 MAX_LABEL = 63
 HASH_LENGTH = 9
@@ -101,6 +101,27 @@ def parse(labels: Labels) -> LabelKey | str:
         map_index=-1 if labels.map_index is None else int(labels.map_index),
         try_number=int(labels.try_number or 0),
     )
+
+
+def believed(key: LabelKey, raw: RawIds | None) -> RawIds:
+    """Return those raw ids of a Pod that its labels prove; none where any of them contradicts the labels.
+
+    An id is proven by the hash in its label. Where it is the very text of a label that looks hashed, nothing proves
+    that the label is not another id's.
+    """
+    if raw is None or not _agrees(key, raw):
+        return RawIds()
+    return RawIds(_proven(key.dag_id, raw.dag_id), _proven(key.task_id, raw.task_id), _proven(key.run_id, raw.run_id))
+
+
+def _agrees(key: LabelKey, raw: RawIds) -> bool:
+    pairs = ((key.dag_id, raw.dag_id), (key.task_id, raw.task_id), (key.run_id, raw.run_id))
+    same_map_index = raw.map_index in {None, str(key.map_index)}
+    return same_map_index and all(given is None or safe_label(given) == label for label, given in pairs)
+
+
+def _proven(label: str, given: str | None) -> str | None:
+    return None if given == label and may_be_hashed(label) else given
 
 
 def _is_count(text: str | None) -> bool:

@@ -16,6 +16,14 @@ from msgspec import UNSET, Struct, UnsetType
 STAMP_LABEL = "kpo-healer.io/airflow"
 """Label that names the Airflow a Pod belongs to; set by a `pod_mutation_hook` where several share a namespace."""
 
+ID_ANNOTATIONS = {
+    "dag_id": "kpo-healer.io/dag-id",
+    "task_id": "kpo-healer.io/task-id",
+    "run_id": "kpo-healer.io/run-id",
+    "map_index": "kpo-healer.io/map-index",
+}
+"""Annotations with the raw ids of a Pod's task instance, written beside the stamp: labels can't hold all of them."""
+
 PROTECT_ANNOTATION = "kpo-healer.io/protect"
 """Annotation by which a user takes one Pod out of the healer's hands: `"true"`."""
 
@@ -218,6 +226,15 @@ class Labels(Struct, frozen=True, gc=False):
     try_number: str | None = None
 
 
+class RawIds(Struct, frozen=True, gc=False):
+    """The raw ids as the annotations have them, or None where absent. They prove nothing by themselves."""
+
+    dag_id: str | None = None
+    task_id: str | None = None
+    run_id: str | None = None
+    map_index: str | None = None
+
+
 class LabelKey(Struct, frozen=True, gc=False):
     """The labels, parsed: which task instance they point at. `map_index` is -1 where the task is not mapped."""
 
@@ -271,6 +288,7 @@ class Pod(Struct, frozen=True, gc=False):
     airflow_version: str | None = None
     ends: float | None = None
     waiting: str | None = None
+    raw: RawIds | None = None
 
     def __str__(self) -> str:
         """`namespace/name`, as kubectl users write it."""

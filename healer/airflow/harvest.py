@@ -75,13 +75,18 @@ class Harvest:
                     return self._failed[cell, index]
         return None
 
-    def answer(self, key: LabelKey, cells: Sequence[Cell]) -> Answer | None:
-        """Return what is known of the Pod with these labels, None if every list was complete and none had it."""
+    def answer(self, key: LabelKey, cells: Sequence[Cell], *, proven: bool = False) -> Answer | None:
+        """Return what is known of the Pod with these labels, None if every list was complete and none had it.
+
+        `proven`: it is known which task instance it is, so that others with the same labels don't matter.
+        """
         sent = min((self._sent[cell] for cell in cells if cell in self._sent), default=steady())
         why = self.unanswered(cells, key.map_index)
         if why is not None:
             return Unknown(sent, why)
         found = self._by_label.get((key.dag_id, key.run_id, key.task_id, key.map_index), [])
+        if proven:
+            found = [ids for ids in found if Cell(*ids[:3]) in cells]
         if len(found) > 1:
             return Ambiguous(sent, f"{len(found)} task instances have these labels: {_named(found)}")
         if (len(cells) > 1 or not found) and not self._spoiled.isdisjoint(cells):

@@ -14,8 +14,8 @@ from healer.airflow import rows
 from healer.airflow.missing import is_dag_missing
 from healer.airflow.round import Round
 from healer.airflow.transport import NoAnswerError, Request
-from healer.labels import invert_run_id, may_be_hashed, safe_label
-from healer.model import LabelKey
+from healer.labels import believed, invert_run_id, may_be_hashed, safe_label
+from healer.model import LabelKey, RawIds
 
 PAGE = 100
 """Rows asked for at a time: the server's default maximum."""
@@ -40,24 +40,35 @@ class Cell(NamedTuple):
 
 
 class Spot(NamedTuple):
-    """The labels without the map index and the try: what is resolved together."""
+    """The labels without the map index and the try: what is resolved together.
+
+    `raw_*` are the ids behind them where the Pod tells them and its labels prove them.
+    """
 
     dag_id: str
     run_id: str
     task_id: str
+    raw_dag: str | None = None
+    raw_run: str | None = None
+    raw_task: str | None = None
 
 
 class Resolution(Struct, frozen=True):
-    """What a spot may be: all its candidates, or why there are none (`failed`: Airflow did not tell)."""
+    """What a spot may be: all its candidates, or why there are none (`failed`: Airflow did not tell).
+
+    `proven`: the one candidate is what the Pod itself tells, whoever else has the same labels.
+    """
 
     cells: tuple[Cell, ...] = ()
+    proven: bool = False
     unresolved: str | None = None
     failed: str | None = None
 
 
-def spot(key: LabelKey) -> Spot:
-    """Return the labels' spot."""
-    return Spot(key.dag_id, key.run_id, key.task_id)
+def spot(key: LabelKey, raw: RawIds | None) -> Spot:
+    """Return the labels' spot, with the raw ids that they prove."""
+    ids = believed(key, raw)
+    return Spot(key.dag_id, key.run_id, key.task_id, ids.dag_id, ids.run_id, ids.task_id)
 
 
 class Book:
@@ -114,18 +125,22 @@ class Resolver:
         """Return what each spot may be, asking Airflow for what is not known yet."""
         wanted = set(spots)
         self._asked |= wanted
-        trouble = self._learn(self._dags, "", {s.dag_id for s in wanted}, lambda _: _dags(round_))
+        trouble = self._learn(self._dags, "", {s.dag_id for s in wanted if s.raw_dag is None}, lambda _: _dags(round_))
         by_dag: dict[str, set[Spot]] = {}
         for s in wanted:
-            for dag in self._dags.found("", s.dag_id):
+            for dag in self._found_dags(s):
                 by_dag.setdefault(dag, set()).add(s)
         for dag, of_dag in by_dag.items():
             trouble |= self._learn_of(round_, dag, of_dag)
         return {s: self._resolution(s, trouble) for s in wanted}
 
+    def _found_dags(self, s: Spot) -> tuple[str, ...]:
+        return self._dags.found("", s.dag_id) if s.raw_dag is None else (s.raw_dag,)
+
     def _learn_of(self, round_: Round, dag: str, spots: set[Spot]) -> dict[tuple[str, str], str]:
         """Learn the tasks and runs of one DAG; return what Airflow did not tell, and why."""
-        tasks, runs = {s.task_id for s in spots}, {s.run_id for s in spots}
+        tasks = {s.task_id for s in spots if s.raw_task is None}
+        runs = {s.run_id for s in spots if s.raw_run is None}
         inverted = {label: run for label in self._runs.unknown(dag, runs) if (run := invert_run_id(label))}
         self._runs.note(dag, inverted, inverted.values())
         return self._learn(self._tasks, dag, tasks, lambda _: _tasks(round_, dag)) | self._learn(
@@ -146,20 +161,28 @@ class Resolver:
         return {}
 
     def _resolution(self, s: Spot, trouble: Mapping[tuple[str, str], str]) -> Resolution:
-        dags = self._dags.found("", s.dag_id)
-        places = [("", s.dag_id), *((dag, label) for dag in dags for label in (s.run_id, s.task_id))]
-        failed = next((trouble[place] for place in places if place in trouble), None)
+        failed = next((trouble[place] for place in self._places(s) if place in trouble), None)
         if failed is not None:
             return Resolution(failed=failed)
-        runs = dict.fromkeys(run for dag in dags for run in self._runs.ids(dag, s.run_id))
-        tasks = dict.fromkeys(task for dag in dags for task in self._tasks.ids(dag, s.task_id))
-        cells = tuple(Cell(*ids) for ids in product(self._dags.ids("", s.dag_id), runs, tasks))
-        return Resolution(cells) if cells else Resolution(unresolved=self._why(s, dags))
+        dags = self._found_dags(s)
+        runs = [s.raw_run] if s.raw_run else dict.fromkeys(r for dag in dags for r in self._runs.ids(dag, s.run_id))
+        tasks = [s.raw_task] if s.raw_task else dict.fromkeys(t for d in dags for t in self._tasks.ids(d, s.task_id))
+        candidates = (s.raw_dag,) if s.raw_dag else self._dags.ids("", s.dag_id)
+        cells = tuple(Cell(*ids) for ids in product(candidates, runs, tasks))
+        proven = None not in (s.raw_dag, s.raw_run, s.raw_task)
+        return Resolution(cells, proven) if cells else Resolution(unresolved=self._why(s, dags))
+
+    def _places(self, s: Spot) -> Iterator[tuple[str, str]]:
+        """Yield the labels that had to be looked up, each with the DAG within which."""
+        if s.raw_dag is None:
+            yield "", s.dag_id
+        for dag in self._found_dags(s):
+            yield from ((dag, label) for label, raw in ((s.run_id, s.raw_run), (s.task_id, s.raw_task)) if raw is None)
 
     def _why(self, s: Spot, dags: tuple[str, ...]) -> str:
         if not dags:
             return f"label dag_id={s.dag_id} is hashed, and no DAG that we may read has it"
-        if not any(self._tasks.ids(dag, s.task_id) for dag in dags):
+        if s.raw_task is None and not any(self._tasks.ids(dag, s.task_id) for dag in dags):
             return f"label task_id={s.task_id} is hashed, and no task of the DAG as it is now has it"
         return (
             f"label run_id={s.run_id} is hashed, and neither Airflow's own forms of run ids "

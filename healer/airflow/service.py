@@ -160,7 +160,7 @@ class Airflow:
             round_ = self._begin()
         except NoAnswerError as failed:
             return answers | _unknown([wish.pod for wish in wishes], failed)
-        spots = self._resolver.resolve(round_, [spot(wish.key) for wish in wishes])
+        spots = self._resolver.resolve(round_, [spot(wish.key, wish.pod.raw) for wish in wishes])
         answers |= self._found(round_, wishes, spots)
         self._remember(answers)
         return self._identified(round_, [wish.pod for wish in wishes], answers, fresh=fresh)
@@ -168,7 +168,7 @@ class Airflow:
     def _found(self, round_: Round, wishes: Sequence[_Wish], spots: Mapping[Spot, Resolution]) -> dict[str, Answer]:
         """Ask the lists, then what the lists did not have."""
         answers: dict[str, Answer] = {}
-        candidates = {wish.pod.uid: spots[spot(wish.key)] for wish in wishes}
+        candidates = {wish.pod.uid: spots[spot(wish.key, wish.pod.raw)] for wish in wishes}
         wanted = _wanted((cell, w.key.map_index) for w in wishes for cell in candidates[w.pod.uid].cells)
         # The last candidate is the one that was found for every label; the others are the labels' own texts.
         unlikely = wanted.keys() - {resolution.cells[-1] for resolution in candidates.values() if resolution.cells}
@@ -176,7 +176,7 @@ class Airflow:
         missing = []
         for wish in wishes:
             resolution = candidates[wish.pod.uid]
-            answer = _unresolved(resolution) or harvest.answer(wish.key, resolution.cells)
+            answer = _unresolved(resolution) or harvest.answer(wish.key, resolution.cells, proven=resolution.proven)
             if answer is None:
                 missing.append(Missing(wish.pod.uid, resolution.cells, wish.key.map_index))
             else:
@@ -227,10 +227,10 @@ class Airflow:
         """Prove what is absent, of all that the labels may stand for and not only of what they once stood for."""
         if not wishes:
             return {}
-        spots = self._resolver.resolve(round_, [spot(wish.key) for wish in wishes])
+        spots = self._resolver.resolve(round_, [spot(wish.key, wish.pod.raw) for wish in wishes])
         answers, missing = {}, []
         for wish in wishes:
-            resolution = spots[spot(wish.key)]
+            resolution = spots[spot(wish.key, wish.pod.raw)]
             answer = _unresolved(resolution)
             if answer is None:
                 alone = len(resolution.cells) == 1

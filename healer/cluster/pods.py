@@ -15,7 +15,7 @@ from msgspec import Raw, Struct, field
 
 from healer.cluster.errors import Malformed
 from healer.cluster.requests import Quantity, Requester, Resources, effective, extended
-from healer.model import PROTECT_ANNOTATION, STAMP_LABEL, Container, Labels, Pod, shared
+from healer.model import ID_ANNOTATIONS, PROTECT_ANNOTATION, STAMP_LABEL, Container, Labels, Pod, RawIds, shared
 
 
 class _Labels(Struct, gc=False):
@@ -35,6 +35,10 @@ class _Labels(Struct, gc=False):
 
 class _Annotations(Struct, gc=False):
     protect: str | None = field(default=None, name=PROTECT_ANNOTATION)
+    dag_id: str | None = field(default=None, name=ID_ANNOTATIONS["dag_id"])
+    task_id: str | None = field(default=None, name=ID_ANNOTATIONS["task_id"])
+    run_id: str | None = field(default=None, name=ID_ANNOTATIONS["run_id"])
+    map_index: str | None = field(default=None, name=ID_ANNOTATIONS["map_index"])
 
 
 class _Owner(Struct, gc=False):
@@ -202,6 +206,7 @@ def _pod(raw: _Pod) -> Pod | None:
         airflow_version=_shared(labels.airflow_version),
         ends=_seconds(metadata.deletion_timestamp),
         waiting=_waiting(status) if status.phase == "Pending" else None,
+        raw=_raw_ids(annotations),
     )
 
 
@@ -226,6 +231,11 @@ def _selected(labels: _Labels) -> bool:
     """Whether `POD_SELECTOR` finds a Pod with these labels: a GET finds it anyway."""
     others = (labels.worker, labels.kubernetes_executor, labels.spark_kubernetes_operator)
     return labels.kubernetes_pod_operator == "True" and all(other is None for other in others)
+
+
+def _raw_ids(found: _Annotations) -> RawIds | None:
+    ids = _shared(found.dag_id), _shared(found.task_id), _shared(found.run_id), _shared(found.map_index)
+    return None if ids == (None, None, None, None) else RawIds(*ids)
 
 
 def _shared(text: str | None) -> str | None:
