@@ -33,6 +33,8 @@ from healer.config import AirflowConfig, Config, Mode
 from healer.leader import Campaign, Elector, Office, SoleReplica, identity, is_released, lease_client
 from healer.metrics import Metrics
 from healer.reconcile import Depth, Reconciler, Tools
+from healer.metrics import Metrics, serve
+from healer.reconcile import NOTES, Depth, Notary, Reconciler, Tools
 from healer.report import Herald
 from healer.serving import serve
 from healer.watch import PodStore, Watch
@@ -96,6 +98,7 @@ class Controller:
         self._metrics = Metrics(config, leads=self._office.leads)
         self._board = Board(self._office)
         self._herald = Herald(self._cluster)
+        self._notary = Notary()
         self._store = PodStore()
         self._watch = Watch(
             connection,
@@ -146,6 +149,7 @@ class Controller:
         self._wake.set()
         log.error("a thread has died: the process ends", thread=dead) if dead else log.info("stopping")
         ends = [self._watch.stop, self._http.stop, lambda: self._herald.stop(LAST_WORDS)]
+        ends.append(lambda: self._notary.stop(LAST_WORDS))
         if self._campaign is not None:
             campaign = self._campaign
             ends.append(lambda: campaign.stop(STOP_TIMEOUT))
@@ -191,6 +195,7 @@ class Controller:
             self._may_act,
             lifted=self._is_lifted,
             freshness=self._config.freshness,
+            notary=self._notary,
         )
         self._reconcilers = [Reconciler(airflow, self._client(airflow), tools) for airflow in self._config.airflows]
         self._metrics.forget()
@@ -330,7 +335,8 @@ class Controller:
 
     def _client(self, airflow: AirflowConfig) -> Airflow:
         def observe(call: Call) -> None:
-            self._pulse.beat()
+            if threading.current_thread().name != NOTES:  # whose steps say nothing of the deciding thread
+                self._pulse.beat()
             self._metrics.airflow_call(airflow.name, call)
             if call.code in {"200", "201"}:
                 self._metrics.airflow_success(airflow.name, time.time())

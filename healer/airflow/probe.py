@@ -12,6 +12,7 @@ from healer.airflow.client import Client
 from healer.airflow.identity import STATE, XCOM
 from healer.airflow.lists import LIST
 from healer.airflow.missing import POD_IDENTIFIER, is_state_missing, is_xcom_missing
+from healer.airflow.notes import may_note
 from healer.airflow.round import Version, ask_version
 from healer.airflow.transport import AirflowRefused, NoAnswerError, Request
 from healer.config import AirflowConfig
@@ -66,6 +67,7 @@ def probe(client: Client, config: AirflowConfig) -> Probe:
         return Probe(client.url, version.text, isinstance(failed, AirflowRefused), tuple(checks))
     checks.append(Check("login", Mark.OK, f"Airflow accepts {config.username or 'the token'}"))
     checks += _rights(client, version)
+    checks += [_notes(client)] if config.notes else []
     return Probe(client.url, version.text, False, tuple(checks))
 
 
@@ -137,6 +139,20 @@ def _xcoms(client: Client, dag: str) -> Check:
     except NoAnswerError as failed:
         return Check(name, Mark.FAIL, str(failed))
     return Check(name, Mark.OK, "XComs can be read: a second source for the Pod that Airflow uses")
+
+
+def _notes(client: Client) -> Check:
+    name = "write notes"
+    dag, _ = _dags(client)
+    if dag is None:
+        return Check(name, Mark.WARN, "can't be told as long as no DAG can be read")
+    try:
+        if may_note(client, dag, NOBODY):
+            return Check(name, Mark.OK, "task instances can be edited: deletions are noted on them")
+    except NoAnswerError as failed:
+        return Check(name, Mark.WARN, str(failed))
+    text = "task instances can't be edited (403), so that no deletion is noted; grant can_edit on Task Instances"
+    return Check(name, Mark.WARN, f"{text} and on the DAGs (simple auth manager: role user), or set notes: false")
 
 
 def _nothing(dag: str, key: str) -> dict[str, str | int]:

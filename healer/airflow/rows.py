@@ -259,6 +259,20 @@ def xcom_text(body: bytes) -> str:
     return text
 
 
+class _Noted(Struct):
+    note: str | None
+
+
+def note(body: bytes) -> str | None:
+    """Read what is noted on a task instance."""
+    return _NOTED.decode(body).note
+
+
+def anything(_body: bytes) -> bool:
+    """Read nothing: that the server has accepted what it was sent is all."""
+    return True
+
+
 def _unwrapped(raw: Raw) -> Raw | bytes:
     """Return the JSON value, also where it was sent as a string of JSON."""
     try:
@@ -282,4 +296,5 @@ _VERSION = msgspec.json.Decoder(_Version)
 _DETAIL = msgspec.json.Decoder(_Detail)
 _REASON = msgspec.json.Decoder(_Reason)
 _ENTRY = msgspec.json.Decoder(_Entry)
+_NOTED = msgspec.json.Decoder(_Noted)
 _POD_NAME = msgspec.json.Decoder(PodName)

@@ -15,6 +15,7 @@ from healer.airflow.client import Client
 from healer.airflow.harvest import Harvest
 from healer.airflow.identity import Identities
 from healer.airflow.lists import Lister, Question, Sizes, Wanted
+from healer.airflow.notes import Noted, write_note
 from healer.airflow.probe import Probe, probe
 from healer.airflow.resolve import Cell, Resolution, Resolver, Spot, spot
 from healer.airflow.round import Round, Versions, side_by_side
@@ -78,6 +79,13 @@ class Airflow:
         except NoAnswerError as failed:
             return str(failed)
         return None
+
+    def write_note(self, task: TaskInstance, text: str) -> Noted:
+        """Note a line on a task instance, unless a user has noted something there. Safe to call from another thread.
+
+        Raises NoAnswerError.
+        """
+        return write_note(self._client, task, text)
 
     def probe(self) -> Probe:
         """Return what works and what does not, for `check`."""

@@ -8,9 +8,9 @@ import msgspec
 import structlog
 
 from healer.clock import steady
-from healer.cluster import Outcome
+from healer.cluster import Outcome, Result
 from healer.config import AirflowConfig, Mode
-from healer.model import Answer, Finding, Known, Pod
+from healer.model import Answer, Finding, Known, Pod, TaskInstance, rfc3339
 from healer.reconcile.proof import prove
 from healer.suspects import Now, Suspect
 
@@ -26,15 +26,16 @@ class Chronicle:
         version: Callable[[], str | None],
         server_time: Callable[[], float | None],
         freshness: float,
+        note: Callable[[Pod, TaskInstance, str], None],
         clock: Callable[[], float] = steady,
     ) -> None:
         """Take what a proof needs beside the case.
 
         `version` tells Airflow's, `server_time` the API server's clock (epoch seconds), `clock` monotonic seconds;
-        `freshness` is how old evidence may be, in seconds.
+        `freshness` is how old evidence may be, in seconds; `note` notes a line on a task instance some time soon.
         """
         self._airflow, self._version, self._freshness = airflow, version, freshness
-        self._server_time, self._clock = server_time, clock
+        self._server_time, self._note, self._clock = server_time, note, clock
 
     def decision(self, suspect: Suspect, pod: Pod, answer: Answer, finding: Finding) -> None:
         """Tell that a Pod is about to be deleted, or would be, with all that this rests on.
@@ -79,3 +80,11 @@ class Chronicle:
             suspected_seconds=round(self._clock() - suspect.since, 3),
             evidence_age_seconds=round(self._clock() - answer.sent, 3),
         )
+        if task is not None and self._airflow.notes and deletion.result is Result.DELETED:
+            when = rfc3339(self._server_time())
+            self._note(pod, task, f"Pod {pod} of try {pod.labels.try_number} was deleted at {when}: {_why(finding)}")
+
+
+def _why(finding: Finding) -> str:
+    """Say why in what a note has room for: several of them may stand there."""
+    return f"{finding.reason}: {finding.detail}"[:300]

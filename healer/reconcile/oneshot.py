@@ -19,6 +19,7 @@ from healer.config import AirflowConfig, Config
 from healer.metrics import Metrics
 from healer.model import Answer, Pod, Reason, Unknown
 from healer.reconcile.casebook import owns
+from healer.reconcile.notary import Notary
 from healer.reconcile.reconciler import Depth, Reconciler, Tools, never_lifted
 from healer.report import Herald, Notable, Shown
 from healer.rules import Step, Terms, trace
@@ -131,6 +132,7 @@ def heal_once(
         return _heal_within(house, patience, wait, clock)
     finally:
         house.herald.stop(timeout=5.0)
+        house.notary.stop(timeout=30.0)
 
 
 def _heal_within(house: _House, patience: float, wait: Callable[[float], object], clock: Callable[[], float]) -> Scan:
@@ -166,8 +168,17 @@ class _House:
     ) -> None:
         self._tell, self._answers, self._rows, self.known = tell, 0, 0, 0
         self._config, self._cluster = config, cluster
-        self.herald = Herald(cluster)
-        tools = Tools(cluster, self.herald, Metrics(config), right, clock, lifted=lifted, freshness=config.freshness)
+        self.herald, self.notary = Herald(cluster), Notary()
+        tools = Tools(
+            cluster,
+            self.herald,
+            Metrics(config),
+            right,
+            clock,
+            lifted=lifted,
+            freshness=config.freshness,
+            notary=self.notary,
+        )
         airflows = [only] if only is not None else config.airflows
         self._trouble: list[str] = []
         self.reconcilers = [Reconciler(airflow, self._ready(airflow), tools) for airflow in airflows]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from enum import Enum, auto
 
 import structlog
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from healer.airflow import Airflow
@@ -21,12 +21,13 @@ from healer.clock import steady
 from healer.cluster import FRESHNESS, Cluster, ClusterError, Refused, Right
 from healer.config import AirflowConfig, Mode
 from healer.metrics import Metrics
-from healer.model import Action, Answer, Finding, Identity, Known, Pod, Unknown, rfc3339
+from healer.model import Action, Answer, Finding, Identity, Known, Pod, TaskInstance, Unknown, rfc3339
 from healer.reconcile.casebook import Casebook, Record, is_settled, owns
 from healer.reconcile.chronicle import Chronicle
 from healer.reconcile.healing import Healed, Healing
 from healer.reconcile.ledger import Ledger
 from healer.reconcile.lookout import Lookout
+from healer.reconcile.notary import Notary
 from healer.reconcile.postmortem import Coroner
 from healer.reconcile.view import View
 from healer.regrets import Regret, Regrets
@@ -66,6 +67,7 @@ class Tools(Struct, frozen=True):
     wall: Callable[[], float] = time.time
     lifted: Callable[[str], bool] = never_lifted
     freshness: float = FRESHNESS
+    notary: Notary = field(default_factory=Notary)
 
 
 class Reconciler:
@@ -255,7 +257,11 @@ class Reconciler:
 
     def _chronicle(self) -> Chronicle:
         tools, airflow = self._tools, self._airflow
-        return Chronicle(self.config, lambda: airflow.version, tools.cluster.now, tools.freshness, tools.clock)
+
+        def note(pod: Pod, task: TaskInstance, text: str) -> None:
+            tools.notary.note(airflow.write_note, self.config.name, pod, task, text)
+
+        return Chronicle(self.config, lambda: airflow.version, tools.cluster.now, tools.freshness, note, tools.clock)
 
     def _now(self) -> Now:
         return Now(self._tools.clock(), self._tools.cluster.now())

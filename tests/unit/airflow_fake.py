@@ -264,6 +264,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._do("POST")
 
+    def do_PATCH(self) -> None:
+        self._do("PATCH")
+
     def _do(self, method: str) -> None:
         fake: FakeAirflow = self.server.fake  # type: ignore[attr-defined]
         size = int(self.headers.get("Content-Length", 0))
