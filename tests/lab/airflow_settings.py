@@ -13,6 +13,8 @@ USERS: Final = ("admin", "op", "user", "viewer")
 
 DAGS: Final = Path(__file__).with_name("dags")
 PLUGINS: Final = Path(__file__).with_name("inside") / "plugins"
+LOCAL_SETTINGS: Final = Path(__file__).with_name("inside") / "settings"
+"""Where Airflow finds its `airflow_local_settings`."""
 
 _FOREIGN: Final = ("AIRFLOW", "PYTHON", "VIRTUAL_ENV", "KUBECONFIG", "KUBERNETES_", "KPO_HEALER_")
 """Variables (by prefix) of the caller that must not reach the Airflow of the lab."""
@@ -45,7 +47,8 @@ def variables(home: Path, port: int, *, dags: Path = DAGS) -> dict[str, str]:
         "logging": {"base_log_folder": home / "logs", "colored_console_log": False},
         **_QUICK,
     }
-    return inherited | {"AIRFLOW_HOME": str(home), "NO_PROXY": "*", "no_proxy": "*"} | _flat(config)
+    own = {"AIRFLOW_HOME": str(home), "NO_PROXY": "*", "no_proxy": "*", "PYTHONPATH": str(LOCAL_SETTINGS)}
+    return inherited | own | _flat(config)
 
 
 _QUICK: Final[Mapping[str, Mapping[str, object]]] = {

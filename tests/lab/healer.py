@@ -103,13 +103,15 @@ class Installation:
         policy: Mapping[str, Json] | None = None,
         limits: Mapping[str, Json] | None = None,
         sabotage: str | None = None,
+        more_rights: Sequence[Json] = (),
     ) -> Installation:
         """Creates the account with its rights in `namespaces`, and a configuration that logs in as `viewer`.
 
-        policy, limits: added to, or in place of, the quick ones of this file and the defaults.
+        policy, limits: added to, or in place of, the quick ones of this file and the defaults. more_rights: RBAC rules
+        of what is not needed by default.
         """
         cluster.namespace(ACCOUNT)
-        kubeconfig = cluster.service_account(ACCOUNT, ACCOUNT, RIGHTS, namespaces=namespaces)
+        kubeconfig = cluster.service_account(ACCOUNT, ACCOUNT, [*RIGHTS, *more_rights], namespaces=namespaces)
         folder.mkdir(parents=True, exist_ok=True)
         password = folder / "password"
         password.write_text("viewer\n")
