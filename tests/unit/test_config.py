@@ -434,5 +434,5 @@ def test_settings_name_every_key_with_a_meaning() -> None:
         s.path for s in listed
     }
     sections = {"leaderElection", "log", "policy", "retention", "limits", "breaker", "notices"}
-    sections = {"leaderElection", "log", "policy", "retention", "limits", "breaker", "postMortem"}
+    sections = {"leaderElection", "log", "policy", "retention", "limits", "breaker", "notices", "postMortem"}
     assert [s.path for s in listed if not s.description and s.key not in sections] == []

@@ -304,9 +304,9 @@ def test_only_these_facts_are_ever_written() -> None:
     assert set(data["pod"]) <= {
         *("namespace", "name", "uid", "resource_version", "created", "phase", "labels", "containers", "terminating"),
         *("protected", "owned", "checked", "restart_never", "stamp", "selected", "cpu_cores", "memory_bytes"),
-        *("raw", "extended", "resources", "scheduled", "provider", "airflow_version"),
+        *("raw", "extended", "airflow_version", "ends", "waiting"),
     }
-    assert set(data["pod"]["containers"][0]) <= {"name", "terminated", "exit_code", "finished_at", "waiting"}
+    assert set(data["pod"]["containers"][0]) <= {"name", "terminated", "exit_code", "finished_at"}
 
 
 def test_an_unusable_line_among_others_has_its_own_sentence() -> None:
