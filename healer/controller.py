@@ -32,8 +32,6 @@ from healer.cluster import Cluster, ClusterError, Connection, grant
 from healer.config import AirflowConfig, Config, Mode
 from healer.leader import Campaign, Elector, Office, SoleReplica, identity, is_released, lease_client
 from healer.metrics import Metrics
-from healer.reconcile import Depth, Reconciler, Tools
-from healer.metrics import Metrics, serve
 from healer.reconcile import NOTES, Depth, Notary, Reconciler, Tools
 from healer.report import Herald
 from healer.serving import serve

@@ -80,8 +80,8 @@ def _failed(error: Exception) -> int:
     from healer.cli.remote import RemoteError
     from healer.cluster import ClusterError, ConnectError
     from healer.reconcile import NoSuchPodError
-    from healer.serving import ListenError
     from healer.reconcile.proof import UnusableProofError
+    from healer.serving import ListenError
 
     usage = ConnectError | ListenError | NoSuchPodError | UnusableProofError | AirflowRefused | ReleaseError
     if isinstance(error, usage):
