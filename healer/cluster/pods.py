@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from healer.cluster.errors import Malformed
-from healer.cluster.requests import Quantity, Requester, Resources, effective, extended
+from healer.cluster.requests import Quantity, Requester, Resources, effective
 from healer.model import ID_ANNOTATIONS, PROTECT_ANNOTATION, STAMP_LABEL, Container, Labels, Pod, RawIds, shared
 
 
@@ -59,6 +59,7 @@ class _Metadata(Struct, rename="camel", gc=False):
 
 class _Spec(Struct, rename="camel", gc=False):
     restart_policy: str | None = None
+    node_name: str | None = None
     containers: list[Requester] | None = None
     init_containers: list[Requester] | None = None
     overhead: dict[str, Quantity] | None = None
@@ -84,17 +85,10 @@ class _ContainerStatus(Struct, gc=False):
     state: _State | None = None
 
 
-class _Condition(Struct, gc=False):
-    type: str | None = None
-    status: str | None = None
-    reason: str | None = None
-
-
 class _Status(Struct, rename="camel", gc=False):
     phase: str | None = None
     container_statuses: list[_ContainerStatus] | None = None
     init_container_statuses: list[_ContainerStatus] | None = None
-    conditions: list[_Condition] | None = None
 
 
 class _Pod(Struct, gc=False):
@@ -182,7 +176,7 @@ def _pod(raw: _Pod) -> Pod | None:
     if not (metadata.namespace and metadata.name and metadata.uid):
         return None
     labels, annotations = metadata.labels or _Labels(), metadata.annotations or _Annotations()
-    amounts = effective(spec.containers or (), spec.init_containers, spec.overhead, spec.resources)
+    requests = effective(spec.containers or (), spec.init_containers, spec.overhead, spec.resources)
     return Pod(
         namespace=shared(metadata.namespace),
         name=metadata.name,
@@ -200,12 +194,12 @@ def _pod(raw: _Pod) -> Pod | None:
         restart_never=spec.restart_policy == "Never",
         stamp=_shared(labels.stamp),
         selected=_selected(labels),
-        cpu_cores=amounts.get("cpu", 0.0),
-        memory_bytes=amounts.get("memory", 0.0),
-        extended=extended(amounts),
+        cpu_cores=requests.cpu_cores,
+        memory_bytes=requests.memory_bytes,
+        extended=requests.extended,
         airflow_version=_shared(labels.airflow_version),
         ends=_seconds(metadata.deletion_timestamp),
-        waiting=_waiting(status) if status.phase == "Pending" else None,
+        waiting=_waiting(spec, status) if status.phase == "Pending" else None,
         raw=_raw_ids(annotations),
     )
 
@@ -214,11 +208,10 @@ _STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 """Reasons of a container that waits for nothing in particular."""
 
 
-def _waiting(status: _Status) -> str | None:
-    """Return why a Pod does not start, as far as its status tells."""
-    for condition in status.conditions or ():
-        if condition.type == "PodScheduled" and condition.status == "False":
-            return f"no node for it ({condition.reason or 'no reason given'})"
+def _waiting(spec: _Spec, status: _Status) -> str | None:
+    """Return why a Pod does not start, if that is told. Conditions are not decoded: all Pods would pay for it."""
+    if not spec.node_name:
+        return "no node has been found for it (unschedulable, or gated)"
     for container in (*(status.init_container_statuses or ()), *(status.container_statuses or ())):
         reason = container.state.waiting.reason if container.state and container.state.waiting else None
         if reason and reason not in _STARTING:

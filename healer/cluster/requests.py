@@ -11,12 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 from msgspec import Struct
 
 Quantity = str | int | float | None
 Amounts = Mapping[str, float]
 """By resource: cores, bytes, pieces."""
+
+_Items = tuple[tuple[str, Quantity], ...]
+"""The requests of one container."""
 
 _NONE: Amounts = {}
 
@@ -35,26 +39,46 @@ class Requester(Struct, rename="camel", gc=False):
     restart_policy: str | None = None
 
 
+class Requests(NamedTuple):
+    """What a Pod occupies: cores, bytes, and extended resources such as `nvidia.com/gpu`, by name."""
+
+    cpu_cores: float
+    memory_bytes: float
+    extended: tuple[tuple[str, float], ...]
+
+
 def effective(
     containers: Iterable[Requester],
     init: Iterable[Requester] | None,
     overhead: Mapping[str, Quantity] | None,
     whole: Resources | None,
-) -> Amounts:
-    """Return what a Pod requests, by resource; `whole` are the resources of the Pod itself."""
-    total: Amounts = _NONE
-    for container in containers:
-        total = _plus(total, _of(container.resources))
-    if init:
-        total = _with_init(total, init)
+) -> Requests:
+    """Return what a Pod requests; `whole` are the resources of the Pod itself."""
+    running = tuple(tuple(c.resources.requests.items()) for c in containers if c.resources and c.resources.requests)
+    if not (init or overhead or whole):
+        return _plain(running)
+    total = _with_init(_sum(running), init or ())
     if whole is not None:
         total = {**total, **{name: amount for name, amount in _of(whole).items() if name in {"cpu", "memory"}}}
-    return _plus(total, _amounts(overhead)) if overhead else total
+    return _summary(_plus(total, _amounts((overhead or {}).items())))
 
 
-def extended(amounts: Amounts) -> tuple[tuple[str, float], ...]:
-    """Return the extended resources among these, such as `nvidia.com/gpu`, by name: all that no node has by itself."""
-    return tuple(sorted((name, amount) for name, amount in amounts.items() if _is_extended(name) and amount))
+@lru_cache(maxsize=1024)
+def _plain(running: tuple[_Items, ...]) -> Requests:
+    """Nearly all Pods look alike here: thousands are made from few tasks."""
+    return _summary(_sum(running))
+
+
+def _summary(total: Amounts) -> Requests:
+    extended = ((name, amount) for name, amount in total.items() if _is_extended(name) and amount)
+    return Requests(total.get("cpu", 0.0), total.get("memory", 0.0), tuple(sorted(extended)))
+
+
+def _sum(running: Iterable[_Items]) -> Amounts:
+    total: Amounts = _NONE
+    for requests in running:
+        total = _plus(total, _amounts(requests))
+    return total
 
 
 @lru_cache(maxsize=1024)
@@ -83,11 +107,11 @@ def _with_init(running: Amounts, init: Iterable[Requester]) -> Amounts:
 
 
 def _of(resources: Resources | None) -> Amounts:
-    return _amounts(resources.requests) if resources is not None and resources.requests else _NONE
+    return _amounts(resources.requests.items()) if resources is not None and resources.requests else _NONE
 
 
-def _amounts(requests: Mapping[str, Quantity]) -> Amounts:
-    return {name: quantity(value) for name, value in requests.items()}
+def _amounts(requests: Iterable[tuple[str, Quantity]]) -> Amounts:
+    return {name: quantity(value) for name, value in requests}
 
 
 def _plus(one: Amounts, other: Amounts) -> Amounts:

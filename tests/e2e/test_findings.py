@@ -70,8 +70,8 @@ def story(cluster: Cluster, airflow_api: Airflow, tmp_path_factory: pytest.TempP
         world.pod("nobody", name="nobody")
         world.pod("leaving", name="leaving", annotations={f"{ANNOTATION}hang-terminating": "true"})
         cluster.delete_pod(world.namespace, "leaving", grace=1)
-        for name in ("pulls", "unbound"):
-            cluster.create_pod(world.body(name, name=name, node="no-such-node"))
+        cluster.create_pod(world.body("pulls", name="pulls", node="no-such-node"))
+        cluster.create_pod(world.body("unbound", name="unbound", annotations={f"{ANNOTATION}stay-pending": "true"}))
         waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
         cluster.set_status(
             world.namespace,
@@ -79,11 +79,6 @@ def story(cluster: Cluster, airflow_api: Airflow, tmp_path_factory: pytest.TempP
             containerStatuses=[
                 {"name": "base", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": waiting}
             ],
-        )
-        cluster.set_status(
-            world.namespace,
-            "unbound",
-            conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}],
         )
         installation = world.installation()
         installation.config["findings"] = True
@@ -137,7 +132,7 @@ def test_each_notice_is_told(story: Story) -> None:
         for notice in kpo_healer("scan", "--notices", "-o", "json", "--from", story.healer.url, expect=(1, 3)).data()
     }
     assert "ImagePullBackOff" in details["pulls"]
-    assert "Unschedulable" in details["unbound"]
+    assert "unschedulable" in details["unbound"]
     assert story.world.deletes() == []
 
 

@@ -44,6 +44,7 @@ METRICS: Mapping[str, set[str]] = {
     "last_pass_timestamp_seconds": {"airflow"},
     "leader": set(),
     "watch_restarts": set(),
+    "interval_seconds": set(),
     "build_info": {"version"},
 }
 """Every name, with its labels; counters without their `_total`."""
