@@ -28,7 +28,7 @@ FIRST = {
 
 THEN = {
     "rules": ("test_rules_properties", "test_casebook", "test_docs", "test_reconciler"),
-    "labels": ("test_rules_properties", "test_airflow_resolve", "test_airflow_questions"),
+    "labels": ("test_rules_properties", "test_airflow_resolve", "test_raw_ids", "test_airflow_questions"),
     "suspects": ("test_healing", "test_oneshot", "test_casebook"),
     "guard": ("test_reconciler", "test_oneshot"),
 }
