@@ -2,7 +2,7 @@
 
 A note of somebody else's is never touched: it is read first, and written only where there is none or every line is
 ours. Airflow has no conditional write, so a note that a user saves between our reading and our writing is lost: a
-window of two requests, some 20 to 100 ms.
+window of two requests: 40 to 360 ms, measured on a busy machine.
 """
 
 from __future__ import annotations
