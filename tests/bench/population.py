@@ -7,6 +7,7 @@ have ended, 24 ended runs per DAG, and orphans of every kind that is deleted by 
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import uuid
 from collections.abc import Iterator
@@ -135,7 +136,8 @@ def _live_tasks(number: int, tiers: list[str], *, growth: bool) -> list[Task]:
         tasks.append(Task("again", "running", map_index=100, try_number=2, pod=pod_name(superseded)))
     if number == 0:
         ended = FAN_OUT - FAN_OUT_LIVE
-        tasks.append(Task("fan_out", "success", map_index=1000, count=ended))
+        long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(hours=3)
+        tasks.append(Task("fan_out", "success", map_index=1000, count=ended, start_date=long_ago, end_date=long_ago))
         tasks.append(Task("fan_out", "running", map_index=1000 + ended, count=FAN_OUT_LIVE))
     if growth:
         tasks += [Task(name, "success", map_index=100, count=count) for name, count in GONE.items()]
