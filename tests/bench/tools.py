@@ -89,7 +89,8 @@ def janitor() -> Path | None:
         if not (folder / "kube_janitor").is_dir():
             shutil.rmtree(folder, ignore_errors=True)
             try:
-                run_shown(f"fetching kube-janitor from {given} (once)", ["git", "clone", "-q", given, folder])
+                quiet = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+                run_shown(f"fetching kube-janitor from {given} (once)", ["git", "clone", given, folder], env=quiet)
             except LabError as error:
                 say(f"kube-janitor can't be had ({error}): set KUBE_JANITOR to its source; it is left out")
                 return None
