@@ -6,6 +6,8 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +20,8 @@ from healer.config import PostMortem
 from healer.model import Action, Finding, Pod, Reason
 from healer.reconcile.postmortem import Coroner
 from healer.suspects import Suspect
+from tests.unit.cli_world import Answer, Seen, answer, kubernetes, undisturbed_logging
+from tests.unit.cli_world import world as commands
 from tests.unit.fakes import PROMPT, World
 from tests.unit.strategies import a_pod, ended
 
@@ -189,3 +193,32 @@ def test_of_a_log_the_last_lines_and_bytes() -> None:
     assert found == ("line 97", "line 98", "line 99 \ufffd")
     assert examiner(200, text).log(a_pod(), "base", lines=50, size=4) == ("99 \ufffd",)
     assert transport.asked[0].query["container"] == "base"
+
+
+# --- the right to read logs -------------------------------------------------------------------------------------------
+
+
+def lacking(subresource: str, seen: Seen) -> Answer:
+    """Answer as the good API server does, but deny what is asked of a subresource."""
+    if seen.path.endswith("/selfsubjectaccessreviews"):
+        asked = seen.body["spec"]["resourceAttributes"]
+        return answer(201, {"status": {"allowed": asked.get("subresource") != subresource}})
+    return kubernetes(seen)
+
+
+@pytest.mark.parametrize(
+    ("terms", "said"),
+    [
+        ({"enabled": True}, True),
+        ({"enabled": True, "logLines": 0}, False),
+        ({"enabled": False}, False),
+    ],
+)
+def test_check_asks_for_the_right_where_logs_are_wanted(
+    terms: dict[str, Any], said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with undisturbed_logging(), commands(tmp_path, capsys, cluster=partial(lacking, "log")) as made:
+        outcome = made.run("check", config=made.config(postMortem=terms))
+        assert outcome.code == 0, "a post-mortem without log lines is no failure"
+        assert ("may not get pods/log: a post-mortem will have no log lines" in outcome.out) is said
+        assert ("resources: [pods/log], verbs: [get]" in outcome.out) is said

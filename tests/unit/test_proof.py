@@ -291,6 +291,19 @@ def test_a_file_that_is_not_there_and_a_pod_that_is_not_in_it(explain: Any, caps
     assert "/no/such/file can't be read (No such file or directory)" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--config", "config.yaml"), "--proof asks nobody: leave --config away"),
+        (("--from", "http://h"), "give one of them"),
+    ],
+)
+def test_what_means_nothing_beside_a_proof_is_refused(explain: Any, more: tuple[str, ...], said: str) -> None:
+    outcome = explain(GOOD, *more)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err
+
+
 def test_a_pod_is_needed_where_there_is_no_proof(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--airflow-url", "http://h", "-n", "airflow", "--airflow-token-file", __file__)
     with undisturbed_logging():
