@@ -140,10 +140,9 @@ def _outcome(pod: Pod, reply: Reply) -> Outcome:
         case 409:
             return Outcome(Result.CONFLICT, f"{pod} changed since it was judged, so it was not deleted{said}.")
         case 403 | 422:
-            return Outcome(
-                Result.DENIED,
-                f"The API server refuses to delete {pod}{said}; without the right, grant the healer the verb delete on "
-                f"pods in namespace {pod.namespace}.",
-            )
+            # A policy of the API server answers 422, RBAC 403, and a webhook what it likes.
+            grant = f"; without the right, grant the healer the verb delete on pods in namespace {pod.namespace}"
+            why = grant if reply.status == 403 else ", by an admission policy"
+            return Outcome(Result.DENIED, f"The API server refuses to delete {pod}{said}{why}.")
         case status:
             return Outcome(Result.ERROR, f"The DELETE of {pod} was answered with {status}{said}.", reply.retry_after)

@@ -63,6 +63,7 @@ class Scratch:
         match step.word:
             case "ENV":
                 self.env |= dict(pair.split("=", 1) for pair in step.rest.split())
+                self.env.pop("PIP_NO_CACHE_DIR", None)  # no layer gets smaller here by fetching everything anew
             case "WORKDIR":
                 self.folder = self.here(step.rest)
                 self.folder.mkdir(parents=True, exist_ok=True)
