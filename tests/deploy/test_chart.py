@@ -154,20 +154,20 @@ def test_the_right_to_delete_is_where_an_airflow_enforces() -> None:
 
 
 @pytest.mark.parametrize(
-    ("post_mortem", "granted"),
-    [({"enabled": True}, {"get"}), ({"enabled": True, "logLines": 0}, set()), ({"enabled": False}, set())],
+    ("mode", "post_mortem", "granted"),
+    [
+        ("enforce", {"enabled": True}, {"get"}),
+        ("enforce", {"enabled": True, "logLines": 0}, set()),
+        ("enforce", {"enabled": False}, set()),
+        ("report", {"enabled": True}, set()),
+    ],
 )
-def test_the_right_to_logs_is_where_they_are_kept(post_mortem: Any, granted: set[str], tmp_path: Path) -> None:
-    values = copy.deepcopy(LEAST)
-    values["config"]["airflows"][0]["postMortem"] = post_mortem
-    if not known("postMortem"):
-        pytest.skip("this version keeps no logs")
+def test_the_right_to_logs_is_where_they_are_kept(
+    mode: str, post_mortem: Any, granted: set[str], tmp_path: Path
+) -> None:
+    values = change("config.mode", mode)
+    values["config"]["airflows"][0] |= {"postMortem": post_mortem, "ownership": "exclusive"}
     assert verbs(objects(render(values, folder=tmp_path)), "airflow", "pods/log") == granted
-
-
-def known(key: str) -> bool:
-    schema = json.loads(SCHEMA.read_text())
-    return key in schema["properties"]["config"]["properties"]["airflows"]["items"]["properties"]
 
 
 # --- what it refuses ---

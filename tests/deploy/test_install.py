@@ -117,7 +117,7 @@ def test_the_namespace_may_be_a_restricted_one(bare: World, namespace: str, tmp_
 def guarded(world: World, namespace: str, folder: Path, *, ownership: str = "exclusive") -> Iterator[Installed]:
     """An enforcing installation whose DELETEs the API server itself watches."""
     given = values(world, mode="enforce", admissionPolicy={"delete": {"enabled": True}})
-    given["config"]["airflows"][0]["ownership"] = ownership
+    given["config"]["airflows"][0] |= {"ownership": ownership, "postMortem": {"enabled": True}}
     with installed(world, namespace, given, folder) as made:
         world.cluster.create_pod(world.body("x", name="probe", labels={"kubernetes_pod_operator": None}))
         wait_for(lambda: dry(made, "probe")[0] == 422, timeout=PATIENCE, what="the policy for DELETEs")

@@ -65,7 +65,7 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "kpo-healer.serviceAcc
 {{- end -}}
 
 {{/*
-What is granted by namespace, as JSON: delete (an Airflow there enforces), logs (one there keeps log lines), and the
+What is granted by namespace, as JSON: delete (an Airflow there enforces), logs (one there keeps the log lines of what it deletes), and the
 stamps that a Pod must carry to be deleted there; none where an enforcing Airflow owns all Pods.
 */}}
 {{- define "kpo-healer.grants" -}}
@@ -75,7 +75,7 @@ stamps that a Pod must carry to be deleted there; none where an enforcing Airflo
   {{- $enforces := eq (default $global $airflow.mode) "enforce" -}}
   {{- $stamped := eq (default "" $airflow.ownership) "stamped" -}}
   {{- $postMortem := default dict $airflow.postMortem -}}
-  {{- $logs := and $postMortem.enabled (not (and (hasKey $postMortem "logLines") (eq (int $postMortem.logLines) 0))) -}}
+  {{- $logs := and $enforces $postMortem.enabled (not (and (hasKey $postMortem "logLines") (eq (int $postMortem.logLines) 0))) -}}
   {{- range $namespace := $airflow.namespaces -}}
     {{- $grant := default (dict "delete" false "logs" false "exclusive" false "stamps" (list)) (get $grants $namespace) -}}
     {{- $stamps := ternary (append $grant.stamps $airflow.name) $grant.stamps (and $enforces $stamped) -}}
