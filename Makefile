@@ -52,7 +52,7 @@ mutants: $(READY) ## mutation testing of rules, labels, suspects and guard: MODU
 
 test: lint unit ## everything: lint, unit, real API server, real Airflow, end to end
 	@$(BIN)/pytest tests/unit tests/simulation -n 3 -q -m slow
-	@$(BIN)/python -m tests.lab prepare
+	@$(BIN)/python -m tests.lab prepare --chart
 	@$(BIN)/pytest tests/cluster tests/airflow tests/faults tests/e2e tests/observe tests/deploy tests/chaos tests/bench
 
 e2e: $(READY) ## only the tests with real KubernetesPodOperator tasks

@@ -64,8 +64,9 @@ def _modes(config: Config) -> dict[str, Mode]:
 
 
 def _logs(config: Config) -> set[str]:
-    """The namespaces where the last log lines of a Pod are kept."""
-    wanting = (a for a in config.airflows if a.post_mortem.enabled and a.post_mortem.log_lines)
+    """The namespaces where the last log lines of a Pod are kept: of one that is deleted."""
+    deleting = (a for a in config.airflows if a.mode is Mode.ENFORCE)
+    wanting = (a for a in deleting if a.post_mortem.enabled and a.post_mortem.log_lines)
     return {namespace for airflow in wanting for namespace in airflow.namespaces}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from tests.lab.assets import binaries
+from tests.lab.chart_assets import tools as chart_tools
 from tests.lab.kube import Cluster
 from tests.lab.processes import LabError, say, stop_all
 from tests.lab.prometheus_assets import programs
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     cluster.add_argument("--namespace", "-n", action="append", default=[], help="created at the start; repeatable")
     cluster.set_defaults(run=_cluster)
     prepare = commands.add_parser("prepare", help="builds and installs what the lab needs, once")
+    prepare.add_argument("--chart", action="store_true", help="also what renders and checks the Helm chart")
     prepare.set_defaults(run=_prepare)
     demo = commands.add_parser("demo", help="real orphans, healed")
     demo.add_argument("--keep", action="store_true", help="leave everything running at the end")
@@ -67,7 +69,7 @@ def _cluster(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(_: argparse.Namespace) -> int:
+def _prepare(options: argparse.Namespace) -> int:
     """The build needs the processor, the installation mostly the network: side by side."""
     with ThreadPoolExecutor() as pool:
         try:
@@ -77,6 +79,8 @@ def _prepare(_: argparse.Namespace) -> int:
         except BaseException:  # Ctrl-C too: the other threads would go on for minutes
             stop_all()
             raise
+    if options.chart:
+        chart_tools()  # afterwards: most of helm is compiled by then, as the API server shares it
     say("the lab is ready")
     return 0
 
