@@ -65,7 +65,7 @@ def run(config: Config, connection: Connection) -> int:
     try:
         controller.start()
         dead = None
-        while not stop.wait(0.2) and dead is None:
+        while not stop.wait(1.0) and dead is None:
             dead = controller.dead()
         return controller.stop(dead=None if stop.is_set() else dead)
     finally:

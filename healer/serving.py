@@ -41,7 +41,7 @@ class Server:
     def __init__(self, http: ThreadingHTTPServer) -> None:
         """Start answering."""
         self._http = http
-        self._thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.1}, name="http", daemon=True)
+        self._thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.5}, name="http", daemon=True)
         self._thread.start()
 
     @property
