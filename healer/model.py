@@ -303,7 +303,7 @@ class Amounts(Struct, frozen=True):
     extended: Mapping[str, float] = {}
 
 
-class TaskInstance(Struct, frozen=True):
+class TaskInstance(Struct, frozen=True, gc=False):
     """One row of Airflow's answer. What the row lacked is UNSET; a null state is a cleared task instance."""
 
     dag_id: str
@@ -320,7 +320,7 @@ class TaskInstance(Struct, frozen=True):
     namespace: str | None = None
 
 
-class Identity(Struct, frozen=True):
+class Identity(Struct, frozen=True, gc=False):
     """Which Pods Airflow itself names for a task instance, as (namespace or None, name).
 
     `failed` says which source could not be read; a source that has no answer (404) or that we may not read (403) is
@@ -339,38 +339,38 @@ class Identity(Struct, frozen=True):
         return bool(self.named) and not self.names(pod)
 
 
-class Answer(Struct, frozen=True):
+class Answer(Struct, frozen=True, gc=False):
     """What Airflow knows of one Pod. `sent` is when the oldest request behind it was sent (monotonic seconds)."""
 
     sent: float
 
 
-class Unknown(Answer, frozen=True):
+class Unknown(Answer, frozen=True, gc=False):
     """No full, positive answer."""
 
     why: str
 
 
-class RunDeleted(Answer, frozen=True):
+class RunDeleted(Answer, frozen=True, gc=False):
     """The run is proven absent (its own 404) while its DAG exists (its own 200)."""
 
     dag_id: str
     run_id: str
 
 
-class Absent(Answer, frozen=True):
+class Absent(Answer, frozen=True, gc=False):
     """Airflow does not know it, which proves nothing."""
 
     why: str
 
 
-class Ambiguous(Answer, frozen=True):
+class Ambiguous(Answer, frozen=True, gc=False):
     """More than one task instance fits the labels, or a label can't be resolved."""
 
     why: str
 
 
-class Known(Answer, frozen=True):
+class Known(Answer, frozen=True, gc=False):
     """Exactly one task instance fits. `identity` is None where it was not asked; `siblings` are the Pods, freshly read,
     that Airflow names instead of this one (read only where a rule needs them)."""
 
@@ -379,7 +379,7 @@ class Known(Answer, frozen=True):
     siblings: tuple[Pod, ...] = ()
 
 
-class Finding(Struct, frozen=True):
+class Finding(Struct, frozen=True, gc=False):
     """The judgement on one Pod: the reason and its proof in one sentence."""
 
     reason: Reason

@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from healer import __version__
+from healer.allocator import collect_rarely, limit_arenas
 from healer.cli.options import Session, configured, output, remote
 from healer.cli.output import NoReaderError
 from healer.cluster import Cluster
@@ -54,6 +55,7 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="kpo-healer", message="%(prog)s %(version)s")
 def cli() -> None:
     """Find the Pods that Airflow's KubernetesPodOperator left behind, and report or delete them."""
+    collect_rarely()
 
 
 @cli.command()
@@ -70,7 +72,6 @@ def run(session: Session, once: bool, form: str) -> int:
         if click.get_current_context().get_parameter_source("form") is not ParameterSource.DEFAULT:
             raise click.UsageError("run prints no answer: give --output with --once only")
         from healer import controller
-        from healer.allocator import limit_arenas
 
         limit_arenas()
         return controller.run(session.config, session.connection)

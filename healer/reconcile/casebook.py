@@ -20,7 +20,7 @@ from healer.suspects import Signature, signature
 _NOT_ASKED = Unknown(0.0, "Airflow was not asked yet")
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, gc=False):
     """One Pod's page. `answer` is the last clear one; `doubt` what the last question brought if it was not clear.
 
     `before` is the last row that tells of a task instance which has not ended: it explains, and decides nothing.
