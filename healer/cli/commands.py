@@ -19,7 +19,7 @@ from healer.cli.options import Session, configured, output, remote
 from healer.cli.output import NoReaderError
 from healer.cluster import Cluster
 from healer.config import parse_duration
-from healer.model import zulu
+from healer.model import Action, zulu
 
 if TYPE_CHECKING:
     from healer.cli.remote import Findings
@@ -116,7 +116,7 @@ def scan(
     """
 
     def look(begin: Callable[[], None] = lambda: None) -> int:
-        seen = _look(session) if session else _read(source, everything)
+        seen = _look(session, everything) if session else _read(source, everything)
         begin()
         return _show(seen, everything, only_notices, form)
 
@@ -167,7 +167,7 @@ def _read(source: str, everything: bool) -> Findings:
     return replace(found, notices=healer.fetch_notices(source))
 
 
-def _look(session: Session) -> Findings:
+def _look(session: Session, everything: bool) -> Findings:
     from healer.cli import findings
     from healer.cli.live import progress
     from healer.cli.remote import Findings
@@ -176,7 +176,8 @@ def _look(session: Session) -> Findings:
     with progress() as tell:
         seen = look(session.config, _cluster(session), tell)
     notices = tuple(notable.to_dict() for notable in seen.notices)
-    return Findings(findings.told(seen.findings), len(seen.findings), seen.incomplete, notices)
+    wanted = seen.findings if everything else [shown for shown in seen.findings if shown.action is not Action.KEEP]
+    return Findings(findings.told(wanted), len(seen.findings), seen.incomplete, notices)
 
 
 @cli.command()
