@@ -175,7 +175,10 @@ _STEADY: Final = {
 def _pairs(part: Result, names: Mapping[str, str]) -> str:
     rows = [[what, part[name]] for name, what in names.items() if part.get(name) is not None]
     day = part["audit_table_per_day"]
-    rows += [["rows per day in Airflow's audit table", day["rows"]], ["MB per day there", round(day["bytes"] / 1e6, 1)]]
+    rows += [
+        ["rows per day in Airflow's audit table", day["rows"]],
+        ["MB per day there, as PostgreSQL stores them", round(day["bytes"] / 1e6, 1)],
+    ]
     return _table(["", ""], rows)
 
 
