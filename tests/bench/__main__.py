@@ -11,6 +11,7 @@ import json
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
@@ -70,10 +71,8 @@ def _run(options: argparse.Namespace) -> int:
         beside = _beside(options)
     try:
         with world(pods=_room(options, parts), growth="growth" in parts) as made:
-            for part in PARTS:
-                if part in parts:
-                    _measure(made, part, options)
-        return _waited(beside)
+            failed = [part for part in PARTS if part in parts and not _tried(made, part, options)]
+        return _waited(beside) or bool(failed)
     finally:
         if beside is not None and beside.poll() is None:
             beside.terminate()
@@ -94,6 +93,16 @@ def _room(options: argparse.Namespace, parts: list[str]) -> int:
     """Live task instances that are needed."""
     beside = 1_000 if "latency" in parts else 0
     return max(options.pods + beside, options.largest if "growth" in parts else 0)
+
+
+def _tried(made: World, part: str, options: argparse.Namespace) -> bool:
+    """Whether the part could be measured; whatever goes wrong, the others go on."""
+    try:
+        _measure(made, part, options)
+    except Exception:
+        say(f"{part} failed:\n{traceback.format_exc()}")
+        return False
+    return True
 
 
 def _measure(made: World, part: str, options: argparse.Namespace) -> None:
