@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.generate import MANIFESTS
-from tests.deploy.chart import named, objects
+from deploy.generate import CHART, MANIFESTS
+from tests.deploy.chart import named, objects, run
 from tests.deploy.install import PATIENCE, Installed, installed, send, values
 from tests.e2e.world import World
 from tests.lab.airflow import Airflow
@@ -296,3 +296,21 @@ def path_of(document: Any) -> str:
     base = f"/apis/{version}" if "/" in version else f"/api/{version}"
     space = f"/namespaces/{meta['namespace']}" if "namespace" in meta else ""
     return f"{base}{space}/{plural}/{meta['name']}"
+
+
+def test_helm_itself_installs_upgrades_and_removes_it(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    """With the least values; rights come and go with the mode."""
+    given = yaml.safe_load((CHART / "ci/report-values.yaml").read_text())
+    given["config"]["airflows"][0] |= {"namespaces": [namespace], "ownership": "exclusive"}
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(given))
+    where = ["--namespace", namespace, "--kubeconfig", str(cluster.kubeconfig)]
+    chart = ["kpo-healer", str(CHART), *where, "--values", str(tmp_path / "values.yaml")]
+    role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles/kpo-healer"
+    try:
+        assert f"default: report mode, namespaces {namespace}" in run("install", *chart)
+        assert "delete" not in cluster.request("GET", role)["rules"][0]["verbs"]
+        assert "default: enforce mode" in run("upgrade", *chart, "--set", "config.mode=enforce")
+        assert "delete" in cluster.request("GET", role)["rules"][0]["verbs"]
+    finally:
+        run("uninstall", "kpo-healer", *where)
+    cluster.request("GET", role, expect=(404,))
