@@ -112,7 +112,7 @@ def _measure(made: World, part: str, options: argparse.Namespace) -> None:
     mixed = [*population.live(options.pods - orphans), *population.orphans(orphans)]
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "startup": lambda: startup.measure(made, mixed, repeat=options.repeat),
-        "pass": lambda: healing.measure(made, repeat=max(1, options.repeat // 2), orphans=orphans),
+        "pass": lambda: healing.measure(made, repeat=(options.repeat + 1) // 2, orphans=orphans),
         "latency": lambda: latency.measure(made, orphans=max(60, min(600, options.pods * 6 // 100))),
         "growth": lambda: growth.measure(made, largest=options.largest, repeat=max(1, options.repeat // 2)),
         "steady": lambda: steady.measure(made, minutes=options.minutes),
