@@ -26,6 +26,15 @@ ENDED = frozenset({"success", "failed", "skipped", "upstream_failed"})
 DOOMED = 90.0
 """Seconds in which a worker learns that its task instance was marked or cleared, and dies (Airflow 2's worst case)."""
 
+IN_FLIGHT = 60.0
+"""Seconds in which a request for a Pod may still be done whose sender was killed: the API server's request timeout."""
+
+STARTING = 5.0
+"""Seconds that a start may be under way: so long SQLite waits for a lock, and the start waits for nothing else."""
+
+OVERTAKEN = frozenset({"success", "failed", "skipped", "up_for_retry"})
+"""States that a start which read `queued` just before may overwrite with `running`; see the move "start overtakes"."""
+
 _UNSAFE = re.compile(r"^[^a-z0-9A-Z]*|[^a-zA-Z0-9_\-\.]|[^a-z0-9A-Z]*$")
 
 
@@ -37,7 +46,7 @@ def label_value(raw: str) -> str:
     return safe
 
 
-Stage = Literal["search", "made", "watching", "deferred", "resuming", "ending"]
+Stage = Literal["search", "asked", "made", "watching", "deferred", "resuming", "ending"]
 OnFinish = Literal["delete_pod", "delete_succeeded_pod", "keep_pod", "delete_active_pod"]
 
 
@@ -121,6 +130,7 @@ class Task:
     past: list[Snapshot] = field(default_factory=list)
     revived: set[int] = field(default_factory=set)
     idents: int = 1
+    starting_until: float = -math.inf
 
     def __post_init__(self) -> None:
         """Compute the labels once: they are asked for again and again."""
@@ -152,10 +162,10 @@ class Task:
         """Whether no try is to come unless it is cleared."""
         return self.state in ENDED
 
-    def labels(self) -> Labels:
-        """Return the labels that a Pod of this try gets."""
+    def labels(self, number: int | None = None) -> Labels:
+        """Return the labels that a Pod of this try gets, None: of the current one."""
         index = str(self.setup.map_index) if self.setup.map_index >= 0 else None
-        return Labels(*self._safe_ids, index, str(self.number))
+        return Labels(*self._safe_ids, index, str(self.number if number is None else number))
 
     def row(self) -> TaskInstance | None:
         """Return the row as it is now."""
@@ -210,6 +220,7 @@ class Task:
         """Take back all that the database holds; whoever was at work then is not heard of any more."""
         then = self.at(clock)
         self.state, self.number, self.ident, self.start, self.end, self.stored, self.xcom, *exists = then.fields
+        self.starting_until = -math.inf
         self.run_exists, self.dag_exists, self.row_exists = exists
         self.revived.add(self.ident)
         stage, pod = then.held[:2] if then.held else ("search", None)
@@ -220,6 +231,8 @@ class Task:
 
     def move(self, state: str | None, clock: float, *, anew: bool = False) -> None:
         """Go to a state. `anew`: the row gets another id, as at each retry and clear."""
+        overtakes = self.state == "queued" and not anew and state in OVERTAKEN
+        self.starting_until = clock + STARTING if overtakes else -math.inf
         self.state = state
         if anew:
             self.idents += 1
@@ -263,7 +276,12 @@ class Kpo:
         ]
 
     def search(self, task: Task, worker: Worker) -> str:
-        """Adopt what is there, or create; return what came of it."""
+        """Adopt what is there, or create; return what came of it.
+
+        Where an ended Pod is found it is deleted first: a worker may die before it has created another (`asked`).
+        """
+        if worker.stage == "asked":
+            return self.create(task, worker)
         found = self.candidates(task)
         if len(found) > 1:
             worker.failing, worker.stage = True, "ending"
@@ -272,26 +290,30 @@ class Kpo:
         worker.stage = "made"
         if found and not self._replaces(task, self._server.pods[found[0]]):
             worker.pod = found[0]
-            self.count("adopted" if self._server.pods[found[0]].labels.try_number != str(task.number) else "found")
+            self.count("adopted" if self._server.pods[found[0]].labels.try_number != str(worker.number) else "found")
             return f"adopts {self._server.pods[found[0]].name}"
         if found:
             self._server.end(found[0])
             self.count("replaced")
-        return self._create(task, worker)
+            worker.stage = "asked"
+            return f"finds {self._server.pods[found[0]].name} ended, and deletes it to make another"
+        return self.create(task, worker)
 
     def _replaces(self, task: Task, pod: Pod) -> bool:
         over = {"delete_pod": {"Succeeded", "Failed"}, "delete_succeeded_pod": {"Succeeded"}}
         return pod.phase in over.get(task.setup.on_finish, set())
 
-    def _create(self, task: Task, worker: Worker) -> str:
+    def create(self, task: Task, worker: Worker) -> str:
+        """Create a Pod, which carries the try of this worker: KPO takes it from the context with which it began."""
         setup = task.setup
+        worker.stage = "made"
         name = f"load-{task.index}" if setup.fixed_name else f"load-{task.index}-{self._server.version}"
         if self._server.of_name(setup.namespace, name) is not None:
             worker.failing, worker.stage = True, "ending"
             self.count("name taken")
             return "can't create a Pod: the name is taken"
         containers = (Container(setup.base), *((Container("sidecar"),) if setup.sidecar else ()))
-        pod = Pod(setup.namespace, name, "", "", None, "Pending", task.labels(), containers)
+        pod = Pod(setup.namespace, name, "", "", None, "Pending", task.labels(worker.number), containers)
         worker.pod = self._server.create(_dressed(pod, task), task.index).uid
         self.count("created")
         return f"creates {name}"

@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from healer.model import Container, Pod
-from tests.simulation.airflow import DOOMED, Task, Worker, is_over
+from tests.simulation.airflow import DOOMED, IN_FLIGHT, Task, Worker, is_over
 
 if TYPE_CHECKING:
     from tests.simulation.replica import Replica
@@ -80,7 +80,8 @@ def _start(world: World, task: Task, choice: float) -> str:
     task.move("running", world.airflow_time)
     if task.holder is not None and task.holder.stage == "resuming":
         if task.holder.failing:
-            return f"resumes to fail: {_fail(world, task)}"
+            task.holder.stage = "ending"
+            return "resumes in a worker, to fail"
         return "resumes in a worker"
     task.holder, task.xcom = Worker(task.number), None
     return f"runs in a worker, try {task.number}"
@@ -151,7 +152,7 @@ def _holder(task: Task) -> Worker:
     return task.holder
 
 
-@move("search", "task", 9, lambda w, t: _works(w, t, "search"), "running")
+@move("search", "task", 9, lambda w, t: _works(w, t, "search", "asked"), "running")
 def _search(world: World, task: Task, choice: float) -> str:
     return f"its worker {world.kpo.search(task, _holder(task))}"
 
@@ -199,28 +200,35 @@ def _time_out(world: World, task: Task, choice: float) -> str:
 @move("end", "task", 8, lambda w, t: _works(w, t, "ending"), "running")
 def _end(world: World, task: Task, choice: float) -> str:
     if _holder(task).failing:
-        return _fail(world, task)
+        return fail(world, task)
     task.holder = None
     task.move("success", world.airflow_time)
     return "succeeds"
 
 
-def _fail(world: World, task: Task) -> str:
-    world.retire(task, alive=False)
+def fail(world: World, task: Task, *, alive: bool = False) -> str:
+    """Let a try fail. `alive`: its worker does not know of it yet."""
+    world.retire(task, alive=alive)
     if task.number <= task.retries:
-        task.move("up_for_retry", world.airflow_time, anew=True)
+        task.move("up_for_retry", world.airflow_time, anew=task.state == "running")
         return "fails and is up_for_retry"
     task.move("failed", world.airflow_time)
     return "fails"
 
 
 def _has_worker(world: World, task: Task) -> bool:
-    return _works(world, task, "search", "made", "watching", "resuming", "ending")
+    return _works(world, task, "search", "asked", "made", "watching", "resuming", "ending")
 
 
 @move("worker killed", "task", 0.9, _has_worker, "running")
 def _killed(world: World, task: Task, choice: float) -> str:
-    return f"its worker {world.kpo.kill(task, _holder(task), cleanly=choice < 0.2)}: {_fail(world, task)}"
+    killed = _holder(task)
+    words = f"its worker {world.kpo.kill(task, killed, cleanly=choice < 0.2)}: {fail(world, task)}"
+    if killed.stage in {"search", "asked"} and 0.2 <= choice < 0.4:
+        killed.stage, killed.doomed_at = "asked", world.time + IN_FLIGHT
+        task.zombies.append(killed)
+        return f"{words}; its request for a Pod is on its way"
+    return words
 
 
 @move("worker lost", "task", 0.7, _has_worker, "running")
@@ -236,33 +244,10 @@ def _silent(world: World, task: Task) -> bool:
 @move("heartbeat missed", "task", 3, _silent, "running")
 def _heartbeat(world: World, task: Task, choice: float) -> str:
     lost = _holder(task)
-    words = _fail(world, task)
+    words = fail(world, task)
     if choice < 0.5:
         task.zombies.append(lost)
     return f"its worker's heartbeat is missed: {words}"
-
-
-@move("zombie returns", "task", 1, lambda w, t: any(z.lost for z in t.zombies))
-def _zombie(world: World, task: Task, choice: float) -> str:
-    zombie = next(z for z in task.zombies if z.lost)
-    task.zombies.remove(zombie)
-    return f"its lost worker returns and {world.kpo.kill(task, zombie, cleanly=choice < 0.5)}"
-
-
-@move("doomed worker ends", "task", 3, lambda w, t: any(not z.lost for z in t.zombies))
-def _doomed_ends(world: World, task: Task, choice: float) -> str:
-    zombie = next(z for z in task.zombies if not z.lost)
-    task.zombies.remove(zombie)
-    return f"its old worker {world.kpo.kill(task, zombie, cleanly=choice < 0.4)}"
-
-
-@move("doomed worker creates", "task", 0.5, lambda w, t: any(z.stage == "search" and not z.lost for z in t.zombies))
-def _doomed_creates(world: World, task: Task, choice: float) -> str:
-    zombie = next(z for z in task.zombies if z.stage == "search" and not z.lost)
-    if zombie.number != task.number:
-        task.zombies.remove(zombie)
-        return "its old worker gives up"
-    return f"its old worker {world.kpo.search(task, zombie)}"
 
 
 # --- users ------------------------------------------------------------------------------------------------------------
@@ -395,7 +380,7 @@ def _massacre(world: World, task: Task, choice: float) -> str:
     for each in killed:
         each.retries = 0
         world.kpo.kill(each, _holder(each), cleanly=False)
-        _fail(world, each)
+        fail(world, each)
     return f"and {len(killed)} in all lose their workers and fail"
 
 

@@ -24,6 +24,35 @@ TWIN_HEALED = (
     "b deleted kpo, success 2"
 )
 OVER_BEFORE_DEFERRED = "none 0, scheduled 1, queued 1, running 1, +a 1, a Running, a Succeeded, deferred 1"
+TRY = "scheduled {0}, queued {0}, running {0}"
+ONE, TWO, THREE = (TRY.format(number) for number in (1, 2, 3))
+LATE_TWIN = (
+    f"none 0, {ONE}, +a 1, a Running, up_for_retry 1, {TWO}, up_for_retry 2, {THREE}, +c 3, c Running, deferred 3, "
+    f"+b 2, b Running, c Succeeded, {THREE}, c deleted kpo, success 3, b deleted healer"
+)
+LATE_AND_ALONE = (
+    f"none 0, {ONE}, +a 1, a Running, deferred 1, a Failed, {ONE}, a deleted kpo, up_for_retry 1, {TWO}, "
+    f"up_for_retry 2, {THREE}, +c 3, c Running, deferred 3, c Succeeded, {THREE}, c deleted kpo, success 3, "
+    "+b 2, b Running, b deleted healer"
+)
+OVERTAKEN = (
+    f"none 0, {ONE}, +a 1, a Running, deferred 1, a Succeeded, scheduled 1, queued 1, failed 1, running 1, "
+    "a deleted kpo, success 1"
+)
+OVERTAKEN_AT_FIRST = "none 0, scheduled 1, queued 1, failed 1, running 1, +a 1, a Running, a Succeeded, a deleted kpo"
+OVERTAKEN_BEFORE_A_RETRY = OVERTAKEN.replace("failed 1", "up_for_retry 1")
+RESUMED_AND_GIVEN_UP = (
+    f"none 0, {ONE}, +a 1, a Running, deferred 1, a Failed, {ONE}, up_for_retry 1, {TWO}, a checked, "
+    "a deleted kpo, +b 2, b Running, deferred 2"
+)
+ENDED_POD_DELETED_AND_NO_OTHER_MADE = (
+    f"none 0, {ONE}, +a 1, a Running, deferred 1, a Failed, scheduled 1, queued 1, none 1, {TWO}, a deleted kpo, "
+    f"up_for_retry 2, {THREE}, +c 3, c Running, deferred 3, c Failed, scheduled 3, queued 3, running 3, c deleted kpo"
+)
+DELETED_BEFORE_IT_IS_SEEN = (
+    f"none 0, {ONE}, +a 1, a Failed, a checked, a deleted kpo, up_for_retry 1, {TWO}, b deleted kpo, +b 2, b Failed, "
+    f"b checked, up_for_retry 2, {THREE}, +c 3, c Failed, c checked, c deleted kpo, failed 3"
+)
 FAILED_WHILE_CREATING = "none 0, scheduled 1, queued 1, running 1, failed 1, +a 1, a Running, a deleted healer"
 DEFERRABLE = {"deferrable": True}
 NO_REATTACH = {"durable": False}
@@ -58,6 +87,14 @@ def _possible() -> Iterator[Any]:
     yield pytest.param(history(TWIN_HEALED, **DEFERRABLE, **NO_REATTACH), id="a twin healed")
     yield pytest.param(history(OVER_BEFORE_DEFERRED, **DEFERRABLE), id="over before it is deferred")
     yield pytest.param(history(FAILED_WHILE_CREATING, deferrable=False), id="failed while it creates its Pod")
+    yield pytest.param(history(LATE_TWIN, **DEFERRABLE, **NO_REATTACH), id="made late, beside a later try's Pod")
+    yield pytest.param(history(LATE_AND_ALONE, **DEFERRABLE), id="made late, after a later try's end")
+    yield pytest.param(history(OVERTAKEN, **DEFERRABLE, retries=0), id="running again at the same try")
+    yield pytest.param(history(OVERTAKEN_AT_FIRST, deferrable=False), id="running after failed, for the first time")
+    yield pytest.param(history(OVERTAKEN_BEFORE_A_RETRY, **DEFERRABLE), id="running instead of a retry")
+    yield pytest.param(history(RESUMED_AND_GIVEN_UP, **DEFERRABLE), id="cleaned up by a try that was given up")
+    yield pytest.param(history(ENDED_POD_DELETED_AND_NO_OTHER_MADE, **DEFERRABLE), id="deleted, and no other made")
+    yield pytest.param(history(DELETED_BEFORE_IT_IS_SEEN, **DEFERRABLE), id="deleted before the watch shows it")
 
 
 @pytest.mark.parametrize("trace", list(_possible()))
@@ -75,6 +112,9 @@ BEGUN = "none 0, scheduled 1, queued 1, running 1, +a 1, a Running"
         "none 0, scheduled 1, +a 1",
         "none 0, scheduled 1, queued 1, running 1, +a 2",
         f"{BEGUN}, success 1, running 1",
+        f"{BEGUN}, failed 1, running 1",
+        f"{BEGUN}, up_for_retry 1, running 1",
+        f"{BEGUN}, failed 1, a Succeeded, +b 2",
         f"{BEGUN}, up_for_retry 1, scheduled 3",
         f"{BEGUN}, up_for_retry 1, scheduled 2, queued 2, a deleted healer, running 2, a adopted 7",
     ],

@@ -15,6 +15,7 @@ and `note`, which is ignored.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace as changed
@@ -49,6 +50,8 @@ VARIED = frozenset(
         "heartbeat missed",
         "zombie returns",
         "doomed worker ends",
+        "doomed worker creates",
+        "doomed worker cleans up",
         "mark",
         "restart",
     }
@@ -128,6 +131,7 @@ class State(NamedTuple):
     holder: At | None
     zombies: frozenset[At]
     pods: tuple[Thing, ...]
+    starting: bool = False
 
 
 class Guess(NamedTuple):
@@ -151,6 +155,7 @@ class Bench(World):
         task.stored = self._name(state.stored)
         task.holder = self._worker(state.holder) if state.holder else None
         task.zombies = [self._worker(zombie) for zombie in sorted(state.zombies)]
+        task.starting_until = math.inf if state.starting else -math.inf
 
     @property
     def time(self) -> float:
@@ -165,7 +170,7 @@ class Bench(World):
     def _made(self, task: Task, thing: Thing) -> str:
         task.number = thing.number
         worker = Worker(thing.number)
-        self.kpo._create(task, worker)
+        self.kpo.create(task, worker)
         uid = worker.pod or ""
         if not thing.there:
             self.server.remove(uid)
@@ -204,17 +209,18 @@ class Bench(World):
             _at(task.holder, order) if task.holder else None,
             frozenset(self._doomed(zombie, order) for zombie in task.zombies if self._matters(zombie)),
             tuple(self._thing(uid, before, number) for uid, number in order.items()),
+            task.starting_until >= 0.0,
         )
 
     def _matters(self, zombie: Worker) -> bool:
         """Whether it may still do something that is seen: create a Pod, or delete its own."""
         pod = self.server.pods.get(zombie.pod or "")
-        return zombie.stage == "search" or (pod is not None and not pod.terminating)
+        return zombie.stage in {"search", "asked"} or (pod is not None and not pod.terminating)
 
     @staticmethod
     def _doomed(zombie: Worker, order: Mapping[str, int]) -> At:
         """Leave out what makes no difference any more."""
-        if zombie.stage == "search":
+        if zombie.stage in {"search", "asked", "resuming"}:
             return _at(zombie, order)
         return At(0, "watching", order.get(zombie.pod or "", -1), failing=False, lost=False)
 
@@ -353,8 +359,11 @@ class Follower:
 
 
 def _is_next(sign: Sign, owed: tuple[Sign, ...]) -> bool:
-    """Whether nothing of the same object was to be seen before it."""
-    return next(other for other in owed if other.pod == sign.pod) == sign
+    """Whether nothing of the same object was to be seen before it.
+
+    A DELETE is told by the API server, all else of a Pod by a watch, which may come later.
+    """
+    return sign.kind == "pod-deleted" or next(other for other in owed if other.pod == sign.pod) == sign
 
 
 def _without(owed: tuple[Sign, ...], sign: Sign) -> tuple[Sign, ...]:

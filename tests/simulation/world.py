@@ -13,6 +13,7 @@ from msgspec import Struct
 from healer.config import AirflowConfig, Config
 from healer.leader import Elector  # noqa: F401 - what a healer is made of is imported with the world
 from healer.model import Pod, Reason, Withheld
+from tests.simulation import latecomers  # noqa: F401 - its moves are among the others
 from tests.simulation.agenda import Agenda
 from tests.simulation.airflow import DOOMED, Kpo, Setup, Task, is_over
 from tests.simulation.answers import AirflowFaults, AirflowSeam
@@ -299,7 +300,7 @@ class World:
     def retire(self, task: Task, *, alive: bool = True) -> None:
         """Take the task instance from its worker, which lives a little longer unless it is dead already."""
         worker, task.holder = task.holder, None
-        if worker is not None and alive and (not worker.lost or worker.stage != "search"):
+        if worker is not None and alive:
             worker.doomed_at = math.inf if worker.lost else self.time + DOOMED
             task.zombies.append(worker)
 
