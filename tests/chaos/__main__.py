@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from tests.chaos import traces
 from tests.chaos.director import AT_ONCE, Plan
 from tests.chaos.report import Outcome, markdown
 from tests.chaos.run import chaos
@@ -45,8 +46,10 @@ def main() -> int:
 def _tell(outcome: Outcome, report: Path | None) -> int:
     text, failures = markdown(outcome), outcome.failures
     report.write_text(text) if report else sys.stdout.write(text)
+    if report:
+        traces.keep(outcome.refused, report.with_name(f"{report.stem}-refused"))
     for line in outcome.director.trouble[:20]:
-        say(f"trouble: {line}")
+        say(f"a call of the test's own got no answer, as servers are killed here; its run goes on without it: {line}")
     say("failed: " + "; ".join(failures) if failures else "passed")
     return 1 if failures else 0
 

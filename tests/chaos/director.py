@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import httpx
+
 from tests.chaos import verdict
 from tests.chaos.audit_tail import AuditTail
 from tests.chaos.gate import FAULTS
@@ -20,7 +22,7 @@ from tests.chaos.replicas import LEASE_DURATION, Replica, Replicas
 from tests.chaos.scenarios import SCENARIOS, TROUBLE, MissedError, Play, Scenario, configuration, size_of, task_of
 from tests.lab.airflow import Airflow
 from tests.lab.kube import Cluster
-from tests.lab.processes import say
+from tests.lab.processes import LabError, say
 
 SHARES: Final[Mapping[str, float]] = {
     "adopted": 0.05,
@@ -78,6 +80,17 @@ STREAMS: Final = (
     ("triggerer", "scheduler", "api server", "etcd"),
 )
 """What goes on side by side; within a stream one event ends before the next begins."""
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong, and with which request if it was one."""
+    if isinstance(error, LabError):
+        return str(error)[:300]
+    asked = ""
+    if isinstance(error, httpx.RequestError):
+        with contextlib.suppress(RuntimeError):  # it does not know its request
+            asked = f"{error.request.method} {error.request.url}: "
+    return f"{asked}{type(error).__name__}: {str(error)[:300]}"
 
 
 @dataclass
@@ -207,7 +220,7 @@ class Director:
             except MissedError:
                 pass
             except TROUBLE as error:
-                self.trouble.append(f"{type(error).__name__}: {str(error)[:300]}")
+                self.trouble.append(in_words(error))
                 self._stop.wait(1)
 
     def _too_fast(self) -> bool:
@@ -259,6 +272,8 @@ class Director:
             self.done[scenario.name] += 1
         except MissedError:
             self.missed[scenario.name] += 1
+        except TROUBLE as error:
+            raise LabError(f"{scenario.name!r} on {play.dag} {play.run}: {in_words(error)}") from error
         finally:
             self._playing[feeds] -= 1
             play.finished = time.monotonic()
@@ -353,7 +368,7 @@ class Director:
                 "etcd": self._etcd,
             }[kind]()
         except TROUBLE as error:
-            self.trouble.append(f"{kind}: {type(error).__name__}: {str(error)[:300]}")
+            self.trouble.append(f"{kind}: {in_words(error)}")
 
     def diary_around(self, pod: PodStory) -> list[tuple[float, str]]:
         """The weather from the Pod's first to its last sight."""

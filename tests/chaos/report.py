@@ -12,8 +12,8 @@ import healer
 from tests.chaos.audit_tail import Deletion
 from tests.chaos.director import Director
 from tests.chaos.memory import Trend
-from tests.chaos.recorder import Key
 from tests.chaos.replicas import FRESHNESS, GRACE
+from tests.chaos.traces import Refusal
 from tests.chaos.verdict import Findings, adoptions, confirmed, delays, past_the_check
 
 
@@ -28,7 +28,7 @@ class Outcome:
     versions: dict[str, str]
     stories: Sequence[str]
     traces: int
-    refused: dict[Key, str]
+    refused: Sequence[Refusal]
     unexpected: Sequence[str]
 
     @property
@@ -174,9 +174,14 @@ def _left(outcome: Outcome) -> str:
 
 def _stories(outcome: Outcome) -> str:
     stories = [f"```\n{story}\n```" for story in outcome.stories]
-    stories += [f"```\n{key}: {why}\n```" for key, why in list(outcome.refused.items())[:20]]
+    stories += [refusal_told(refusal) for refusal in outcome.refused[:20]]
     stories += [f"```\n{text}\n```" for text in outcome.unexpected]
     return "## Stories\n\n" + "\n\n".join(stories) if stories else ""
+
+
+def refusal_told(refusal: Refusal) -> str:
+    """The history itself stands below the sentence: the files of a run are gone when it is over."""
+    return f"```\n{refusal.key}: {refusal.file}: {refusal.why}\n```\n\n```jsonl\n{refusal.lines.rstrip()}\n```"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -58,7 +58,7 @@ def _outcome(director: Director, seconds: float, folder: Path) -> Outcome:
         versions=_versions(stage),
         stories=_stories(director, findings),
         traces=0,
-        refused={},
+        refused=[],
         unexpected=[text for replica in stage.replicas.all for text in replica.unexpected],
     )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,7 +76,10 @@ def _try_at(picture: Picture, record: Any) -> int:
 
 
 def _of_pod(pod: PodStory, audit: AuditTail) -> Iterator[Json]:
-    yield {"at": pod.sights[0].at, "kind": "pod-created", "pod": pod.uid, "try": pod.tried}
+    deletions = [d for d in audit.deletions if d.name == pod.name and d.accepted]
+    # The API server tells the second in which it was made; a watch that begins anew shows it later.
+    created = min(pod.sights[0].at, pod.created + 1)
+    yield {"at": created, "kind": "pod-created", "pod": pod.uid, "try": pod.tried}
     phase, base, checked = "Pending", False, False
     for sight in pod.sights:
         common = {"at": sight.at, "pod": pod.uid}
@@ -87,7 +91,6 @@ def _of_pod(pod: PodStory, audit: AuditTail) -> Iterator[Json]:
         if sight.checked and not checked:
             yield {**common, "kind": "pod-checked"}
         phase, base, checked = sight.phase, base or sight.base_ended, sight.checked
-    deletions = [d for d in audit.deletions if d.name == pod.name and d.accepted]
     if deletions:
         yield {"at": deletions[0].at, "kind": "pod-deleted", "pod": pod.uid, "by": deletions[0].by}
     elif pod.gone is not None:  # the API server was killed before it wrote the DELETE down
@@ -107,8 +110,18 @@ def write(picture: Picture, audit: AuditTail, folder: Path) -> dict[Path, Key]:
     return files
 
 
-def refused(files: Mapping[Path, Key]) -> dict[Key, str]:
-    """Why the model holds some of these histories impossible.
+@dataclass(frozen=True)
+class Refusal:
+    """A history that the model holds impossible. why: a sentence. file: its name; lines: what stands in it."""
+
+    key: Key
+    why: str
+    file: str
+    lines: str
+
+
+def refused(files: Mapping[Path, Key]) -> list[Refusal]:
+    """The histories that the model holds impossible, as they are, so that they can be followed again.
 
     Asked on all processors, once for all histories that differ in times and names only: some take it many seconds.
     """
@@ -118,12 +131,23 @@ def refused(files: Mapping[Path, Key]) -> dict[Key, str]:
     shapes = sorted(alike)  # similar ones one after another: a process remembers what it found out
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         answers = list(pool.map(ask, [alike[shape][0] for shape in shapes], chunksize=8))
-    return {
-        files[file]: f"{file.name}: {why}"
+    return [
+        Refusal(files[file], why, file.name, file.read_text())
         for shape, why in zip(shapes, answers, strict=True)
         for file in alike[shape]
         if why
-    }
+    ]
+
+
+def keep(refusals: Sequence[Refusal], folder: Path) -> None:
+    """Writes them below `folder`, for `python -m tests.simulation.traces`; none of an earlier run stays there."""
+    for old in folder.glob("*.jsonl"):
+        old.unlink()
+    if not refusals:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for refusal in refusals:
+        (folder / refusal.file).write_text(refusal.lines)
 
 
 def _shape(file: Path) -> tuple[str, ...]:
