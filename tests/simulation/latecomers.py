@@ -38,7 +38,7 @@ def _resumes(world: World, task: Task) -> bool:
     return task.exists and task.holder is not None and task.holder.stage == "resuming" and not task.holder.lost
 
 
-@move("stale executor event", "task", 0.8, _resumes, "queued", "running")
+@move("stale executor event", "task", 2, _resumes, "queued", "running")
 def _stale_event(world: World, task: Task, choice: float) -> str:
     return f"is taken for killed, as its first process's end is told only now: {fail(world, task, alive=True)}"
 
