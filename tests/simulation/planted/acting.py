@@ -103,8 +103,12 @@ BUGS = (
     ),
     bug(
         "fresh finding ignored",
-        "whatever the fresh finding is, the suspect is deleted",
-        ("reconcile.healing", "if signature(finding) != suspect.signature:", "if False:"),
+        "whatever the fresh finding is, the suspect is deleted, if only Airflow answers",
+        (
+            "reconcile.healing",
+            "if signature(finding) != suspect.signature:",
+            "if type(answer).__name__ not in {'Known', 'RunDeleted'}:",
+        ),
     ),
     bug(
         "report mode deletes",
