@@ -241,7 +241,7 @@ class Task:
             self.end = clock
         elif state == "running":
             self.start, self.end = clock, None
-        elif state not in ENDED:
+        elif state != "removed" and state not in ENDED:  # a removed row keeps the end that it had
             self.end = None if state != "up_for_retry" else clock
 
 

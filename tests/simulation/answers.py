@@ -114,7 +114,7 @@ class AirflowSeam(Seam):
         answers = self._ask(pods, fresh=True)
         for pod in pods:
             if pod.uid in answers:
-                self.notes.asked(pod.uid, answers[pod.uid].sent + shift, lag)
+                self.notes.asked(pod.uid, answers[pod.uid].sent + shift, max(lag, self.faults.lag))
         self.hook("answered", pods)
         return answers
 
