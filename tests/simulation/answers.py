@@ -158,20 +158,23 @@ class AirflowSeam(Seam):
         if fresh:
             self.hook("asked", pods)
         self.forward(faults.latency / 3)
+        named = self.server.clock()
         answers = {p.uid: self._identified(p, rows[p.uid], sent, fresh=fresh) for p in pods if p.uid in rows}
-        self._note(pods, answers, read)
+        self._note(pods, answers, read, named)
         self.forward(faults.latency / 3)
         return answers
 
     def _omits(self, number: int) -> bool:
         return self.faults.mode == "silent" and number % 2 == 0
 
-    def _note(self, pods: Sequence[Pod], answers: dict[str, Answer], read: float) -> None:
+    def _note(self, pods: Sequence[Pod], answers: dict[str, Answer], read: float, named: float) -> None:
+        """Note clear answers. Which Pod a living task instance uses is told by what is read last, at `named`."""
         for pod in pods:
             answer = answers.get(pod.uid)
             if answer is None or isinstance(answer, Unknown):
                 continue
-            self.notes.looked(pod.uid, read)
+            lives = isinstance(answer, Known) and answer.task.state not in ENDED
+            self.notes.looked(pod.uid, named if lives else read)
             if isinstance(answer, Known):
                 self._resolved.add(pod.uid)
             else:
