@@ -24,7 +24,7 @@ from healer.airflow.transport import NoAnswerError, Raw, Reach, Request
 from healer.clock import steady
 from healer.config import AirflowConfig
 from healer.model import Answer, Identity, Known, Pod, TaskInstance, Unknown
-from tests.simulation.airflow import Snapshot, Task
+from tests.simulation.airflow import ENDED, Snapshot, Task
 from tests.simulation.answers import AirflowFaults, Seam
 from tests.simulation.cluster import NAMESPACES
 
@@ -205,7 +205,9 @@ class Wire:
         return self._of(answer)[0]
 
     def read_of(self, answer: Answer) -> float:
-        """Return when what is answered was read from the database."""
+        """Return when what is answered was read: which Pod a living task instance uses is told by what comes last."""
+        if isinstance(answer, Known) and answer.task.state not in ENDED:
+            return self._last
         return self._of(answer)[1]
 
 
