@@ -53,7 +53,8 @@ mutants: $(READY) ## mutation testing of rules, labels, suspects and guard: MODU
 test: lint unit ## everything: lint, unit, real API server, real Airflow, end to end
 	@$(BIN)/pytest tests/unit tests/simulation -n 3 -q -m slow
 	@$(BIN)/python -m tests.lab prepare --chart
-	@$(BIN)/pytest tests/cluster tests/airflow tests/faults tests/e2e tests/observe tests/deploy tests/chaos tests/bench
+	@$(BIN)/pytest tests/cluster tests/airflow tests/faults tests/e2e tests/observe tests/deploy tests/chaos tests/bench \
+		-n 2 --dist loadfile
 
 e2e: $(READY) ## only the tests with real KubernetesPodOperator tasks
 	@$(BIN)/python -m tests.lab prepare
