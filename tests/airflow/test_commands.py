@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,11 @@ from tests.lab.airflow import Airflow
 from tests.lab.airflow_seed import Dag, Run, Task
 from tests.lab.kube import Cluster
 from tests.lab.pods import kpo_pod
-from tests.unit.cli_world import Outcome, kpo_healer, undisturbed_logging
+from tests.unit.cli_world import Outcome, kpo_healer
+
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 DAG = "commands"
-
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    with undisturbed_logging():
-        yield
 
 
 @pytest.fixture

@@ -13,18 +13,14 @@ import yaml
 
 from tests.lab.kube import Cluster
 from tests.lab.pods import job_pod, kpo_pod
-from tests.unit.cli_world import Outcome, Server, kpo_healer, serving, undisturbed_logging, with_row
+from tests.unit.cli_world import Outcome, Server, kpo_healer, serving, with_row
+
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 PODS = {"apiGroups": [""], "resources": ["pods"]}
 EVENTS = {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]}
 LEASES = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}
 ALL = [PODS | {"verbs": ["get", "list", "watch", "delete"]}, EVENTS, LEASES]
-
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    with undisturbed_logging():
-        yield
 
 
 @pytest.fixture

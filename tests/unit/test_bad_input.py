@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,26 +21,13 @@ from tests.unit.cli_world import (
     answer,
     good_airflow,
     serving,
-    undisturbed_logging,
     world,
 )
 from tests.unit.cluster_server import write_kubeconfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_logging")]
 
 ONE_SHOT = (("scan",), ("scan", "-o", "json"), ("explain", "a/p"), ("run", "--once"))
-
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    with undisturbed_logging():
-        yield
-
-
-@pytest.fixture
-def good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[World]:
-    with world(tmp_path, capsys) as made:
-        yield made
 
 
 def is_one_sentence(outcome: Outcome, *words: str) -> None:

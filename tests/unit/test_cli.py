@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,13 +34,12 @@ from tests.unit.cli_world import (
     kpo_healer,
     kubernetes,
     missing,
-    undisturbed_logging,
     with_row,
     world,
 )
 from tests.unit.cluster_server import page, raw_pod
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_logging")]
 
 FIELDS = [
     "namespace",
@@ -60,18 +58,6 @@ FIELDS = [
     "cause",
     "notices",
 ]
-
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    with undisturbed_logging():
-        yield
-
-
-@pytest.fixture
-def good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[World]:
-    with world(tmp_path, capsys) as made:
-        yield made
 
 
 def with_pod(changes: dict[str, Any], seen: Seen) -> Answer:

@@ -7,28 +7,17 @@ import pty
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from healer.cli import complete, live, main
 from healer.cli.remote import RemoteError
-from tests.unit.cli_world import World, kpo_healer, undisturbed_logging, world
+from tests.unit.cli_world import World, kpo_healer
 
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    with undisturbed_logging():
-        yield
-
-
-@pytest.fixture
-def good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[World]:
-    with world(tmp_path, capsys) as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 
 class EndedError(Exception):
