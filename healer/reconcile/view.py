@@ -43,21 +43,11 @@ class View(Struct, frozen=True):
 
     def show(self, record: Record, suspect: Suspect | None) -> Shown:
         """Show a finding; what its suspect waits for only where it is suspected of the same."""
-        noted = self.seen.noted.get(record.pod.uid, ())
         action = self.config.policy.actions.get(record.finding.reason, Action.KEEP)
-        if suspect is None or suspect.signature != signature(record.finding):
-            withheld = Withheld.NOT_DUE if action is Action.DELETE else None
-            return Shown(
-                record.pod, self.config.name, record.finding, action, withheld, before=record.before, notices=noted
-            )
-        return Shown(
-            record.pod,
-            self.config.name,
-            record.finding,
-            action,
-            self.withheld.get(record.pod.uid),
-            self.now.to_server(suspect.since),
-            self.now.to_server(suspect.due),
-            record.before,
-            noted,
-        )
+        withheld = Withheld.NOT_DUE if action is Action.DELETE else None
+        since = due = None
+        if suspect is not None and suspect.signature == signature(record.finding):
+            withheld = self.withheld.get(record.pod.uid)
+            since, due = self.now.to_server(suspect.since), self.now.to_server(suspect.due)
+        noted = self.seen.noted.get(record.pod.uid, ())
+        return Shown(record.pod, self.config.name, record.finding, action, withheld, since, due, record.before, noted)
