@@ -82,8 +82,9 @@ def _cluster(config: Config, cluster: Cluster) -> Iterator[Line]:
     )
     if config.leader_election.enabled:
         yield from _lease(config, cluster, account)
+    with_logs = _logs(config)
     for namespace, mode in _modes(config).items():
-        yield from _namespace(cluster, namespace, mode, account, logs=namespace in _logs(config))
+        yield from _namespace(cluster, namespace, mode, account, logs=namespace in with_logs)
 
 
 def _lease(config: Config, cluster: Cluster, account: str | None) -> Iterator[Line]:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from healer.cli.output import printable, write
+from healer.model import zulu
 
 Tell = Callable[[str], None]
 """Takes what is being done, a few words."""
@@ -55,7 +56,7 @@ def _once(look: Look, every: float, failures: tuple[type[Exception], ...], termi
     def begin() -> None:
         if terminal:
             write_raw(CLEAR)
-        write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}, every {every:g} s; Ctrl-C ends it\n")
+        write(f"{zulu(datetime.now(UTC))}, every {every:g} s; Ctrl-C ends it\n")
 
     try:
         look(begin)
