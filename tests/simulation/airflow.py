@@ -60,6 +60,8 @@ class Worker:
     failing: bool = False
     lost: bool = False
     doomed_at: float = math.inf
+    row: int = 0
+    """The id of the row that it was to start."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ class Task:
         self.revived.add(self.ident)
         stage, pod = then.held[:2] if then.held else ("search", None)
         if stage in {"deferred", "resuming"}:  # a trigger is in the database too, and takes up its Pod again
-            self.holder = Worker(self.number, stage, pod)
+            self.holder = Worker(self.number, stage, pod, row=self.ident)
         elif self.state == "running":
             self.holder = Worker(self.number, lost=True)
 

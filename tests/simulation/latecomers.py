@@ -12,6 +12,9 @@ How this comes about in Airflow 3.3.2, as far as its source tells (recorded hist
   between is overwritten, at the same try. On PostgreSQL and MySQL the one waits for the other. The start waits for
   nothing but the lock (five seconds, then it fails). A failed `running` row has another id for its next try, a failed
   `queued` one keeps it (`fetch_handle_failure_context`).
+* An old try's process starts a later try. A failed `queued` row keeps its id: what was queued first still comes and
+  finds the row `queued` again, for the next try. It takes it, with its own `try_number`, from the beginning, as
+  nothing is left to resume; the next try's own process is refused, and the task instance counts as killed once more.
 * An old try's process creates its Pod late. Nothing asks Airflow between a process's start and the creation of its
   Pod: a process that stood still, or that the scheduler has failed, goes on where it was. The label `try_number` is
   that of the context with which it began. And a request can outlive its sender: a process is killed while the API
@@ -51,13 +54,39 @@ def _overtakes(world: World, task: Task) -> bool:
 def _start_overtakes(world: World, task: Task, choice: float) -> str:
     worker = next((z for z in task.zombies if z.stage == "resuming" and z.number == task.number and not z.lost), None)
     if worker is None:
-        worker, task.xcom = Worker(task.number), None
+        worker, task.xcom = Worker(task.number, row=task.ident), None
     else:
         task.zombies.remove(worker)
         worker.doomed_at = math.inf
     task.holder = worker
     task.move("running", world.airflow_time)
     return f"is running all the same at try {task.number}: its start was under way"
+
+
+def _old_start(task: Task) -> Worker | None:
+    """A given-up worker that is yet to start, and whose row is to be started again."""
+    waiting = (z for z in task.zombies if z.stage == "resuming" and z.row == task.ident and not z.lost)
+    return next((z for z in waiting if z.number < task.number), None) if task.holder is None else None
+
+
+@move("old try starts", "task", 4, lambda w, t: t.exists and _old_start(t) is not None, "queued")
+def _old_try_starts(world: World, task: Task, choice: float) -> str:
+    old = _old_start(task)
+    assert old is not None
+    task.zombies.remove(old)
+    task.holder, task.xcom = Worker(old.number, row=task.ident), None
+    task.move("running", world.airflow_time)
+    return f"runs in a worker that was meant for try {old.number}"
+
+
+def _another_runs(world: World, task: Task) -> bool:
+    holder = task.holder
+    return task.exists and holder is not None and not holder.lost and holder.number < task.number
+
+
+@move("start refused", "task", 12, _another_runs, "running")
+def _start_refused(world: World, task: Task, choice: float) -> str:
+    return f"is taken for killed, as its own try's start is refused: {fail(world, task, alive=True)}"
 
 
 # --- processes that Airflow has given up ------------------------------------------------------------------------------

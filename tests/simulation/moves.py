@@ -83,7 +83,7 @@ def _start(world: World, task: Task, choice: float) -> str:
             task.holder.stage = "ending"
             return "resumes in a worker, to fail"
         return "resumes in a worker"
-    task.holder, task.xcom = Worker(task.number), None
+    task.holder, task.xcom = Worker(task.number, row=task.ident), None
     return f"runs in a worker, try {task.number}"
 
 

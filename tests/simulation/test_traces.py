@@ -49,6 +49,10 @@ ENDED_POD_DELETED_AND_NO_OTHER_MADE = (
     f"none 0, {ONE}, +a 1, a Running, deferred 1, a Failed, scheduled 1, queued 1, none 1, {TWO}, a deleted kpo, "
     f"up_for_retry 2, {THREE}, +c 3, c Running, deferred 3, c Failed, scheduled 3, queued 3, running 3, c deleted kpo"
 )
+STARTED_BY_AN_OLD_TRY = (
+    f"none 0, {ONE}, +a 1, a Running, deferred 1, a Failed, scheduled 1, queued 1, up_for_retry 1, {TWO}, "
+    "a deleted kpo, up_for_retry 2, +b 1, b Running, scheduled 3, queued 3, b Failed, running 3, b deleted kpo, +c 3"
+)
 DELETED_BEFORE_IT_IS_SEEN = (
     f"none 0, {ONE}, +a 1, a Failed, a checked, a deleted kpo, up_for_retry 1, {TWO}, b deleted kpo, +b 2, b Failed, "
     f"b checked, up_for_retry 2, {THREE}, +c 3, c Failed, c checked, c deleted kpo, failed 3"
@@ -94,6 +98,7 @@ def _possible() -> Iterator[Any]:
     yield pytest.param(history(OVERTAKEN_BEFORE_A_RETRY, **DEFERRABLE), id="running instead of a retry")
     yield pytest.param(history(RESUMED_AND_GIVEN_UP, **DEFERRABLE), id="cleaned up by a try that was given up")
     yield pytest.param(history(ENDED_POD_DELETED_AND_NO_OTHER_MADE, **DEFERRABLE), id="deleted, and no other made")
+    yield pytest.param(history(STARTED_BY_AN_OLD_TRY, **DEFERRABLE), id="started by an old try's process")
     yield pytest.param(history(DELETED_BEFORE_IT_IS_SEEN, **DEFERRABLE), id="deleted before the watch shows it")
 
 

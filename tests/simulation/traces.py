@@ -106,6 +106,7 @@ class At(NamedTuple):
     pod: int
     failing: bool
     lost: bool
+    starts: bool = False
 
 
 class Thing(NamedTuple):
@@ -153,8 +154,8 @@ class Bench(World):
         self.uids = [self._made(task, thing) for thing in state.pods]
         task.number, task.run_exists = state.number, state.exists
         task.stored = self._name(state.stored)
-        task.holder = self._worker(state.holder) if state.holder else None
-        task.zombies = [self._worker(zombie) for zombie in sorted(state.zombies)]
+        task.holder = self._worker(task, state.holder) if state.holder else None
+        task.zombies = [self._worker(task, zombie) for zombie in sorted(state.zombies)]
         task.starting_until = math.inf if state.starting else -math.inf
 
     @property
@@ -191,9 +192,9 @@ class Bench(World):
         there = self.server.pods.get(self.uids[pod]) if pod >= 0 else None
         return there.name if there else None
 
-    def _worker(self, at: At) -> Worker:
+    def _worker(self, task: Task, at: At) -> Worker:
         uid = self.uids[at.pod] if at.pod >= 0 else None
-        return Worker(at.number, cast("Stage", at.stage), uid, at.failing, at.lost)
+        return Worker(at.number, cast("Stage", at.stage), uid, at.failing, at.lost, row=task.ident if at.starts else -1)
 
     def state(self, before: State) -> State:
         """Read the state back."""
@@ -206,22 +207,23 @@ class Bench(World):
             task.retries,
             task.exists,
             names.get(task.stored or "", before.stored if task.stored else -1),
-            _at(task.holder, order) if task.holder else None,
-            frozenset(self._doomed(zombie, order) for zombie in task.zombies if self._matters(zombie)),
+            _at(task, task.holder, order) if task.holder else None,
+            frozenset(self._doomed(task, zombie, order) for zombie in task.zombies if self._matters(task, zombie)),
             tuple(self._thing(uid, before, number) for uid, number in order.items()),
             task.starting_until >= 0.0,
         )
 
-    def _matters(self, zombie: Worker) -> bool:
-        """Whether it may still do something that is seen: create a Pod, or delete its own."""
+    def _matters(self, task: Task, zombie: Worker) -> bool:
+        """Whether it may still do something that is seen: start, create a Pod, or delete its own."""
         pod = self.server.pods.get(zombie.pod or "")
-        return zombie.stage in {"search", "asked"} or (pod is not None and not pod.terminating)
+        starts = zombie.stage == "resuming" and zombie.row == task.ident
+        return starts or zombie.stage in {"search", "asked"} or (pod is not None and not pod.terminating)
 
     @staticmethod
-    def _doomed(zombie: Worker, order: Mapping[str, int]) -> At:
+    def _doomed(task: Task, zombie: Worker, order: Mapping[str, int]) -> At:
         """Leave out what makes no difference any more."""
         if zombie.stage in {"search", "asked", "resuming"}:
-            return _at(zombie, order)
+            return _at(task, zombie, order)
         return At(0, "watching", order.get(zombie.pod or "", -1), failing=False, lost=False)
 
     def _thing(self, uid: str, before: State, number: int) -> Thing:
@@ -233,8 +235,9 @@ class Bench(World):
         return Thing(tried, pod.phase, base.exit_code, base.terminated, pod.checked, pod.terminating, there=True)
 
 
-def _at(worker: Worker, order: Mapping[str, int]) -> At:
-    return At(worker.number, worker.stage, order.get(worker.pod or "", -1), worker.failing, worker.lost)
+def _at(task: Task, worker: Worker, order: Mapping[str, int]) -> At:
+    pod = order.get(worker.pod or "", -1)
+    return At(worker.number, worker.stage, pod, worker.failing, worker.lost, worker.row == task.ident)
 
 
 @cache
