@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing.pool import ThreadPool
 from typing import TypeVar
 
@@ -153,12 +155,19 @@ class Round:
 
 
 def side_by_side(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
-    """Return the work's results in order, a few done at a time. `work` must not raise.
-
-    Daemon threads: a server that is silent must not hold up the end of the process.
-    """
+    """Return the work's results in order, a few done at a time. `work` must not raise, nor call this itself."""
     todo = list(items)
     if len(todo) < 2:
         return [work(item) for item in todo]
-    with ThreadPool(min(CONCURRENCY, len(todo))) as pool:
-        return pool.map(work, todo, chunksize=1)
+    return _threads().map(work, todo, chunksize=1)
+
+
+@cache
+def _threads() -> ThreadPool:
+    """Return the process's threads for questions, which stay: a pool that comes and goes costs more than an answer.
+
+    Daemon threads: a server that is silent must not hold up the end of the process.
+    """
+    pool = ThreadPool(CONCURRENCY)
+    atexit.register(pool.terminate)
+    return pool
