@@ -166,10 +166,12 @@ class Verdict:
             return None
         if task.state not in HELD:
             return "the try to come may adopt it"
-        if holder is not None and holder.stage == "search" and not holder.lost:
+        found = self._kpo.candidates(task)
+        # A search takes the Pod that the state store names, where it is there, and looks at no other.
+        if holder is not None and holder.stage == "search" and not holder.lost and pod.uid in found:
             return "the try in progress may adopt it"
         pods = self._server.pods
-        alone = [uid for uid in self._kpo.candidates(task) if not pods[uid].terminating] == [pod.uid]
+        alone = [uid for uid in found if not pods[uid].terminating] == [pod.uid]
         other = pods.get(holder.pod or "") if holder is not None and not holder.lost else None
         stranded = other is None or other.terminating or other.checked
         return "the next try would adopt it" if alone and stranded else None
