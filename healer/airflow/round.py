@@ -159,11 +159,11 @@ def side_by_side(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
     todo = list(items)
     if len(todo) < 2:
         return [work(item) for item in todo]
-    return _threads().map(work, todo, chunksize=1)
+    return workers().map(work, todo, chunksize=1)
 
 
 @cache
-def _threads() -> ThreadPool:
+def workers() -> ThreadPool:
     """Return the process's threads for questions, which stay: a pool that comes and goes costs more than an answer.
 
     Daemon threads: a server that is silent must not hold up the end of the process.

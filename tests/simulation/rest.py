@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import msgspec
@@ -20,6 +19,7 @@ from msgspec import UNSET
 from pydantic import SecretStr
 
 from healer.airflow import Airflow
+from healer.airflow.round import workers
 from healer.airflow.transport import NoAnswerError, Raw, Reach, Request
 from healer.clock import steady
 from healer.config import AirflowConfig
@@ -62,17 +62,12 @@ _TIME = _Time()
 class _OneByOne:
     """In the place of the pool of threads: one after another, for a history that must replay exactly."""
 
-    def __enter__(self) -> _OneByOne:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
     def map(self, work: Callable[[Any], Any], items: Iterable[Any], chunksize: int = 1) -> list[Any]:
         return [work(item) for item in items]
 
 
-def _pool(number: int) -> Any:
-    return ThreadPool(number) if _TIME.asking is None else _OneByOne()
+def _workers() -> Any:
+    return workers() if _TIME.asking is None else _OneByOne()
 
 
 def _install() -> None:
@@ -81,7 +76,7 @@ def _install() -> None:
         for clock, ours in (("time", _TIME), ("steady", _TIME.monotonic)):
             if hasattr(module, clock):
                 setattr(module, clock, ours)
-    importlib.import_module("healer.airflow.round").ThreadPool = _pool  # type: ignore[attr-defined]
+    importlib.import_module("healer.airflow.round").workers = _workers  # type: ignore[attr-defined]
 
 
 _install()

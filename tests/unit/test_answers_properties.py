@@ -95,13 +95,6 @@ def quote_all(text: str) -> str:
 class OneByOne:
     """Stands in for the pool of threads."""
 
-    def __init__(self, _: int) -> None: ...
-
-    def __enter__(self) -> OneByOne:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
     def map(self, work: Callable[[Any], Any], items: Iterable[Any], chunksize: int = 1) -> list[Any]:
         return [work(item) for item in items]
 
@@ -122,7 +115,7 @@ class Asking:
         """Return the finding for every Pod. All but the last question go well."""
         wire = Wire(self.world)
         self._monkeypatch.setattr(client, "Transport", lambda *_: wire)
-        self._monkeypatch.setattr(round_, "ThreadPool", OneByOne)
+        self._monkeypatch.setattr(round_, "workers", OneByOne)
         airflow = Airflow(CONFIG)
         pods = self.world.pods
         before = {} if how == "look" else airflow.look(pods)
