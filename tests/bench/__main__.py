@@ -68,8 +68,7 @@ def _run(options: argparse.Namespace) -> int:
         options.pods, options.largest, options.repeat, options.minutes = 1_000, 3_000, 1, 2
     binaries()
     tools.drivers()
-    # As an installed package is: without it each start is charged with compiling the sources, where none may be kept.
-    compileall.compile_dir(str(Path(healer.__file__).parent), quiet=1)
+    _compile()
     beside = None
     if "steady" in parts and len(parts) > 1:
         parts = [part for part in parts if part != "steady"]
@@ -82,6 +81,13 @@ def _run(options: argparse.Namespace) -> int:
         if beside is not None and beside.poll() is None:
             beside.terminate()
             beside.wait()
+
+
+def _compile() -> None:
+    """Compile what runs from its sources, as an installed package is: else each start may be charged with it."""
+    for folder in (Path(healer.__file__).parent, tools.janitor()):
+        if folder is not None:
+            compileall.compile_dir(str(folder), quiet=1)
 
 
 def _beside(options: argparse.Namespace) -> subprocess.Popen[bytes]:
