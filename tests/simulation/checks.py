@@ -27,12 +27,16 @@ PAST_CHECK = 1
 
 
 class Left(NamedTuple):
-    """A DELETE that left, and what its healer knew then: since when it decides, its looks at the Pod, Airflow's lag."""
+    """A DELETE that left, and what its healer knew then.
+
+    Since when it decides, how often it looked at the Pod, Airflow's lag, and the API server's time.
+    """
 
     proof: Proof
     began: float
     looks: int
     lag: float
+    server_time: float
 
 
 class Violation(Exception):  # noqa: N818 - it is what the checks find, no error of the program
@@ -114,7 +118,7 @@ class Checks:
         self.check(sent <= (note.asked or 0.0) + 1e-6, pod, "the evidence is dated later than the question")
         self.check(world.time - waited - (note.asked or 0.0) <= FRESHNESS, pod, "the evidence is too old")
         note.asked = None
-        self._left[id(proof)] = Left(proof, self._replica.began, note.looks, note.lag)
+        self._left[id(proof)] = Left(proof, self._replica.began, note.looks, note.lag, world.server.time)
         world.say(f"[{pod.uid}] {pod.name}", f"gets a DELETE as {proof.finding.reason.value}{self._replica.signed}")
         self._sends.append(world.time)
         while self._sends[0] <= world.time - 60:
@@ -173,18 +177,18 @@ class Checks:
             world.tally.lagged += 1
             return
         self.check(free >= grace, pod, f"free for {free:.0f} s only, the grace is {grace:.0f} s")
-        age = max(world.time - facts.born, world.server.time - (pod.created or math.inf))  # by either clock
+        age = max(world.time - facts.born, left.server_time - (pod.created or math.inf))  # by either clock
         self.check(age >= wanted.min_age - 1, pod, f"only {age:.0f} s old")
         if reason is not Reason.RUN_DELETED and not revived:
             self.check(left.looks > wanted.sightings, pod, f"only {left.looks} looks found it free")
         if reason in {Reason.FINISHED, Reason.KEPT} and facts.done_at is not None:
-            self._check_retention(pod, facts, kept=reason is Reason.KEPT)
+            self._check_retention(pod, facts, left, kept=reason is Reason.KEPT)
 
-    def _check_retention(self, pod: Pod, facts: Facts, *, kept: bool) -> None:
-        """By either clock: the API server's may have jumped."""
+    def _check_retention(self, pod: Pod, facts: Facts, left: Left, *, kept: bool) -> None:
+        """By either clock: the API server's may have jumped, and jumped back while the DELETE was on its way."""
         world = self._world
         what = "kept" if kept else "succeeded" if succeeded(pod, self._task(pod)) else "failed"
-        ours, theirs = world.time - (facts.done_at or 0.0), world.server.time - facts.done_at_server
+        ours, theirs = world.time - (facts.done_at or 0.0), left.server_time - facts.done_at_server
         self.check(max(ours, theirs) >= world.wanted.retention[what] - 1, pod, f"its retention ({what}) is not over")
 
     def _check_breaker(self, pod: Pod) -> None:
