@@ -29,7 +29,7 @@ PAST_CHECK = 1
 class Left(NamedTuple):
     """A DELETE that left, and what its healer knew then.
 
-    Since when it decides, how often it looked at the Pod, Airflow's lag, and the API server's time.
+    Since when it decides, how often it looked at the Pod, Airflow's lag, and the API server's latest time.
     """
 
     proof: Proof
@@ -118,7 +118,7 @@ class Checks:
         self.check(sent <= (note.asked or 0.0) + 1e-6, pod, "the evidence is dated later than the question")
         self.check(world.time - waited - (note.asked or 0.0) <= FRESHNESS, pod, "the evidence is too old")
         note.asked = None
-        self._left[id(proof)] = Left(proof, self._replica.began, note.looks, note.lag, world.server.time)
+        self._left[id(proof)] = Left(proof, self._replica.began, note.looks, note.lag, world.server.latest)
         world.say(f"[{pod.uid}] {pod.name}", f"gets a DELETE as {proof.finding.reason.value}{self._replica.signed}")
         self._sends.append(world.time)
         while self._sends[0] <= world.time - 60:

@@ -16,6 +16,9 @@ from healer.watch import PodStore
 EPOCH = 1_700_000_000.0
 """What the API server's clock shows when ours shows 0."""
 
+HEARD = 120.0
+"""Seconds within which a healer hears anew from the API server, and of its clock."""
+
 NAMESPACES = ("airflow", "jobs")
 
 Time = Callable[[], float]
@@ -130,6 +133,7 @@ class Server:
         self.clock, self.touch = clock, touch
         self.version = 100
         self.jumped = 0.0
+        self._ahead, self._ahead_until = 0.0, -math.inf
         self.pods: dict[str, Pod] = {}
         self.facts: dict[str, Facts] = {}
         self.faults = Faults()
@@ -142,6 +146,18 @@ class Server:
     def time(self) -> float:
         """What the API server's clock shows."""
         return EPOCH + self.clock() + self.jumped
+
+    def jump(self, by: float) -> None:
+        """Let the clock be off by so many seconds from now on."""
+        if by < self.jumped:
+            self._ahead, self._ahead_until = self.jumped, self.clock() + HEARD
+        self.jumped = by
+
+    @property
+    def latest(self) -> float:
+        """What a healer may take for its time at most: it was told the last time that it heard of the server."""
+        ahead = self._ahead if self.clock() <= self._ahead_until else self.jumped
+        return EPOCH + self.clock() + max(ahead, self.jumped)
 
     # --- what happens to Pods ---------------------------------------------------------------------------------------
 

@@ -621,13 +621,13 @@ def _clock_known(world: World, _: int, choice: float) -> str:
 
 @move("API server's clock jumps", "world", 0.15, lambda w, _: not w.server.jumped)
 def _clock_jumps(world: World, _: int, choice: float) -> str:
-    world.server.jumped = (-600.0, -90.0, 90.0, 600.0)[int(choice * 4)]
+    world.server.jump((-600.0, -90.0, 90.0, 600.0)[int(choice * 4)])
     return f"the API server's clock jumps by {world.server.jumped:g} s"
 
 
 @move("API server's clock returns", "world", 1, lambda w, _: bool(w.server.jumped))
 def _clock_returns(world: World, _: int, choice: float) -> str:
-    world.server.jumped = 0.0
+    world.server.jump(0.0)
     return "the API server's clock is right again"
 
 

@@ -367,7 +367,7 @@ class World:
         self.say("-", "nothing fails any more and nothing else happens")
         self.faults.mode, self.faults.lag, self.faults.latency = "", 0.0, 0.05
         self.server.faults.__init__()  # type: ignore[misc]
-        self.server.jumped = 0.0
+        self.server.jump(0.0)
         for replica in self.replicas:
             replica.mend()
         self.agenda.touch()
