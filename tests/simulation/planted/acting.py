@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.simulation.planted.bugs import bug
+from tests.simulation.planted.bugs import WITHOUT_PROOF, bug
 
 _CONFLICT = "                self._unsure.add(pod.uid)\n                self._once_more(suspect, round_)\n"
 _ASKABLE = "        pods = {pod.uid: pod for pod in self._book.askable(unreadable)}\n"
@@ -91,6 +91,7 @@ BUGS = (
             "        last = known.answer if known and not _is_clear(answer) else None\n"
             "        finding = judge(pod, last or answer, self._terms)\n        if _is_clear",
         ),
+        WITHOUT_PROOF,
     ),
     bug(
         "confirmed by the reason alone",
@@ -182,7 +183,7 @@ BUGS = (
     bug(
         "no more audits",
         "the first audit is the only one",
-        ("clockwork", "self._next_audit = now + self._audit_interval", "self._next_audit = math.inf"),
+        ("clockwork", "self._next_audit = now + self._audit_interval", 'self._next_audit = float("inf")'),
     ),
     bug(
         "audits ask the unanswered",

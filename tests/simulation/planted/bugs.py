@@ -24,3 +24,11 @@ class Bug(NamedTuple):
 def bug(name: str, words: str, *edits: tuple[str, str, str]) -> Bug:
     """Return a bug made by these edits."""
     return Bug(name, words, tuple(Edit(*edit) for edit in edits))
+
+
+WITHOUT_PROOF = (
+    "reconcile.proof",
+    'raise AssertionError("nothing acts on an answer that knows nothing")',
+    'return NoRun("", "")',
+)
+"""The edit that a bug needs which acts on no knowledge: the line of proof before a DELETE would end the pass."""

@@ -55,7 +55,7 @@ BUGS = (
         (
             "leader",
             "            try:\n                self._attempt()\n            except ClusterError as error:\n",
-            "            try:\n                self._attempt()\n            except ClusterError as error:\n                if error.status == HTTPStatus.CONFLICT:\n                    self._until = self._clock() + self._terms.renew_deadline\n                    break\n",
+            "            try:\n                self._attempt()\n            except ClusterError as error:\n                if error.status == HTTPStatus.CONFLICT:\n                    self.term += not self.leads()\n                    self._until = self._clock() + self._terms.renew_deadline\n                    break\n",
         ),
     ),
     bug(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.simulation.planted.bugs import bug
+from tests.simulation.planted.bugs import WITHOUT_PROOF, bug
 
 _ENDED = 'ENDED = frozenset({"success", "failed", "skipped", "upstream_failed"})'
 _IN_STATE = "return self.known.task.state in ENDED and self.label_try <= self.task_try"
@@ -195,6 +195,7 @@ BUGS = (
             "isinstance(case.answer, RunDeleted), _absence",
             "isinstance(case.answer, RunDeleted | Absent), _absence",
         ),
+        WITHOUT_PROOF,
     ),
     bug(
         "ambiguous takes the first",
@@ -204,5 +205,6 @@ BUGS = (
             "isinstance(case.answer, RunDeleted), _absence",
             "isinstance(case.answer, RunDeleted | Ambiguous), _absence",
         ),
+        WITHOUT_PROOF,
     ),
 )
