@@ -144,7 +144,7 @@ def test_the_environment_has_what_it_needs_and_is_small(image: Path) -> None:
 def test_the_image_is_pinned_and_not_root() -> None:
     build, final = stages()
     (base,) = re.findall(r"^ARG PYTHON=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE)
-    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-[a-z]+", base)
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", base)
     assert {build[0].rest, final[0].rest} == {"${PYTHON} AS build", "${PYTHON}"}
     words = {step.word: step.rest for step in final}
     assert words["USER"] == "65532:65532"
