@@ -58,6 +58,10 @@ class Explained(Struct, frozen=True):
     detail: str
     remedy: str
 
+    def to_dict(self) -> dict[str, str]:
+        """Return it in the form of the JSON output and of the log."""
+        return {"name": self.cause.value, "detail": self.detail, "remedy": self.remedy}
+
 
 class _Case(Struct, frozen=True):
     """What is known of a Pod that was left behind. `before`: its task instance as last seen before it ended."""

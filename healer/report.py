@@ -78,7 +78,7 @@ class Shown(Struct, frozen=True):
             "since": rfc3339(self.since),
             "due": rfc3339(self.due),
             "holds": _holds(self.pod, self.finding.task),
-            "cause": _cause(self.cause),
+            "cause": known.to_dict() if (known := self.cause) else None,
             "notices": [{"name": noted.notice.value, "detail": noted.detail} for noted in self.notices],
         }
 
@@ -94,10 +94,6 @@ def _task(task: TaskInstance | None) -> dict[str, Any] | None:
         "try_number": task.try_number,
         "state": None if task.state is UNSET else task.state,
     }
-
-
-def _cause(known: Explained | None) -> dict[str, Any] | None:
-    return {"name": known.cause.value, "detail": known.detail, "remedy": known.remedy} if known else None
 
 
 def _holds(pod: Pod, task: TaskInstance | None) -> dict[str, Any] | None:
@@ -148,6 +144,15 @@ class Notable(Struct, frozen=True):
         }
 
 
+def _sentence(finding: Finding) -> str:
+    return f"{finding.reason}: {subject(finding)}: {finding.detail}"
+
+
+def _left(cause: Explained | None) -> str:
+    """Say why a Pod was left behind. At the end of an Event, where the API server's limit cuts off what is least."""
+    return f"; left behind: {cause.cause}: {cause.detail}; remedy: {cause.remedy}" if cause else ""
+
+
 class _Event(Struct, frozen=True):
     pod: Pod
     reason: str
@@ -192,17 +197,17 @@ class Herald:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
-    def detected(self, pod: Pod, finding: Finding, action: Action, withheld: Withheld | None) -> None:
+    def detected(
+        self, pod: Pod, finding: Finding, action: Action, withheld: Withheld | None, cause: Explained | None = None
+    ) -> None:
         """Tell that a Pod is an orphan and still there."""
         if finding.reason in DETECTED:
             why = f"; not deleted: {withheld.value}" if withheld else f"; policy: {action.value}"
-            self._say(
-                pod, "OrphanDetected", f"{finding.reason}: {subject(finding)}: {finding.detail}{why}", warning=True
-            )
+            self._say(pod, "OrphanDetected", f"{_sentence(finding)}{why}{_left(cause)}", warning=True)
 
-    def deletion(self, pod: Pod, finding: Finding, outcome: Outcome) -> None:
+    def deletion(self, pod: Pod, finding: Finding, outcome: Outcome, cause: Explained | None = None) -> None:
         """Tell what became of a DELETE."""
-        sentence = f"{finding.reason}: {subject(finding)}: {finding.detail}"
+        sentence = f"{_sentence(finding)}{_left(cause)}"
         match outcome.result:
             case Result.DELETED:
                 self._say(pod, "OrphanDeleted" if finding.reason in DETECTED else LEFTOVER_DELETED, sentence)

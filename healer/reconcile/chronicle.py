@@ -1,4 +1,4 @@
-"""What the log tells of each decision: the proof before the DELETE, what became of it after."""
+"""What is told of each decision: the proof before the DELETE; what became of it after, also where people look."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
+from healer.causes import Explained
 from healer.clock import steady
 from healer.cluster import Outcome, Result
 from healer.config import AirflowConfig, Mode
 from healer.model import Answer, Finding, Known, Pod, TaskInstance, rfc3339
 from healer.reconcile.proof import prove
+from healer.report import Herald
 from healer.suspects import Now, Suspect
 
 log = structlog.get_logger(__name__)
 
 
 class Chronicle:
-    """Writes the log lines about the decisions on one Airflow's Pods."""
+    """Writes the log lines and Events about the decisions on one Airflow's Pods."""
 
     def __init__(
         self,
@@ -26,14 +28,18 @@ class Chronicle:
         version: Callable[[], str | None],
         server_time: Callable[[], float | None],
         freshness: float,
+        herald: Herald,
+        cause: Callable[[Pod, Finding], Explained | None],
         note: Callable[[Pod, TaskInstance, str], None],
         clock: Callable[[], float] = steady,
     ) -> None:
         """Take what a proof needs beside the case.
 
         `version` tells Airflow's, `server_time` the API server's clock (epoch seconds), `clock` monotonic seconds;
-        `freshness` is how old evidence may be, in seconds; `note` notes a line on a task instance some time soon.
+        `freshness` is how old evidence may be, in seconds; `cause` knows why a Pod was left behind; `note` notes a line
+        on a task instance some time soon.
         """
+        self._herald, self._cause = herald, cause
         self._airflow, self._version, self._freshness = airflow, version, freshness
         self._server_time, self._note, self._clock = server_time, note, clock
 
@@ -65,6 +71,8 @@ class Chronicle:
     def deletion(self, suspect: Suspect, pod: Pod, answer: Answer, finding: Finding, deletion: Outcome) -> None:
         """Tell what became of a DELETE."""
         task = answer.task if isinstance(answer, Known) else None
+        cause = self._cause(pod, finding)
+        self._herald.deletion(pod, finding, deletion, cause)
         log.info(
             "delete",
             airflow=self._airflow.name,
@@ -73,6 +81,7 @@ class Chronicle:
             resource_version=pod.resource_version,
             reason=finding.reason.value,
             detail=finding.detail,
+            cause=cause.to_dict() if cause else None,
             result=deletion.result.value,
             said=deletion.message or None,
             task=msgspec.to_builtins(task) if task else None,

@@ -23,7 +23,6 @@ from healer.model import Action, Answer, Finding, Pod, Reason, Withheld
 from healer.reconcile.casebook import owns
 from healer.reconcile.chronicle import Chronicle
 from healer.reconcile.postmortem import Coroner
-from healer.report import Herald
 from healer.suspects import Now, Quarantine, Signature, Suspect, signature
 
 SLICE = 20
@@ -101,7 +100,6 @@ class Healing:
         cluster: Cluster,
         quarantine: Quarantine,
         confirm: Confirm,
-        herald: Herald,
         chronicle: Chronicle,
         coroner: Coroner,
         tally: Tally,
@@ -110,7 +108,7 @@ class Healing:
     ) -> None:
         """Take what to act on, with and about; `clock` tells monotonic seconds."""
         self._airflow, self._cluster, self._quarantine = airflow, cluster, quarantine
-        self._confirm, self._herald, self._chronicle, self._tally = confirm, herald, chronicle, tally
+        self._confirm, self._chronicle, self._tally = confirm, chronicle, tally
         self._right, self._clock, self._coroner = right, clock, coroner
         self.breaker = Breaker(airflow.limits.breaker)
         self.budget = Budget(airflow.limits.deletions_per_minute, clock())
@@ -311,7 +309,6 @@ class Healing:
         if deletion.result is not Result.STALE:
             self._spend(suspect, now)
         self._tally.deletion(self._airflow.name, finding.reason, deletion.result.value)
-        self._herald.deletion(pod, finding, deletion)
         self._chronicle.deletion(suspect, pod, answer, finding, deletion)
         self._settle(suspect, pod, deletion, round_)
 

@@ -17,6 +17,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from healer.airflow import Airflow
+from healer.causes import Explained, explain
 from healer.clock import steady
 from healer.cluster import FRESHNESS, Cluster, ClusterError, Refused, Right
 from healer.config import AirflowConfig, Mode
@@ -84,7 +85,6 @@ class Reconciler:
             cluster=tools.cluster,
             quarantine=self._quarantine,
             confirm=self._confirm,
-            herald=tools.herald,
             chronicle=self._chronicle(),
             coroner=Coroner(config.name, config.post_mortem, tools.cluster),
             tally=tools.metrics,
@@ -261,7 +261,20 @@ class Reconciler:
         def note(pod: Pod, task: TaskInstance, text: str) -> None:
             tools.notary.note(airflow.write_note, self.config.name, pod, task, text)
 
-        return Chronicle(self.config, lambda: airflow.version, tools.cluster.now, tools.freshness, note, tools.clock)
+        return Chronicle(
+            self.config,
+            lambda: airflow.version,
+            tools.cluster.now,
+            tools.freshness,
+            tools.herald,
+            self._cause,
+            note,
+            tools.clock,
+        )
+
+    def _cause(self, pod: Pod, finding: Finding) -> Explained | None:
+        record = self._book.get(pod.uid)
+        return explain(pod, finding, record.before if record else None)
 
     def _now(self) -> Now:
         return Now(self._tools.clock(), self._tools.cluster.now())
@@ -349,7 +362,8 @@ class Reconciler:
             if self._announced.get(uid) == suspect.signature or not self._quarantine.is_ripe(suspect, self._now()):
                 continue
             self._announced[uid] = suspect.signature
-            self._tools.herald.detected(suspect.pod, suspect.finding, suspect.action, self._healed.withheld.get(uid))
+            withheld, cause = self._healed.withheld.get(uid), self._cause(suspect.pod, suspect.finding)
+            self._tools.herald.detected(suspect.pod, suspect.finding, suspect.action, withheld, cause)
 
     def _measure(self, started: float) -> None:
         metrics, name = self._tools.metrics, self.config.name

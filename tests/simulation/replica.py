@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 class Silent:
     """In the place of the herald."""
 
-    def detected(self, pod: Pod, finding: Finding, action: Action, withheld: Withheld | None) -> None:
+    def detected(self, pod: Pod, finding: Finding, action: Action, withheld: Withheld | None, cause: Any) -> None:
         """Say nothing."""
 
-    def deletion(self, pod: Pod, finding: Finding, outcome: Any) -> None:
+    def deletion(self, pod: Pod, finding: Finding, outcome: Any, cause: Any) -> None:
         """Say nothing."""
 
 

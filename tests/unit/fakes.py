@@ -190,11 +190,15 @@ class FakeHerald:
     def __init__(self) -> None:
         self.told: list[tuple[str, str, Any]] = []
 
-    def detected(self, pod: Pod, finding: Finding, action: Any, withheld: Withheld | None) -> None:
-        self.told.append((pod.uid, "detected", withheld))
+        self.causes: dict[str, str | None] = {}
 
-    def deletion(self, pod: Pod, finding: Finding, outcome: Outcome) -> None:
+    def detected(self, pod: Pod, finding: Finding, action: Any, withheld: Withheld | None, cause: Any) -> None:
+        self.told.append((pod.uid, "detected", withheld))
+        self.causes[pod.uid] = cause and cause.cause.value
+
+    def deletion(self, pod: Pod, finding: Finding, outcome: Outcome, cause: Any) -> None:
         self.told.append((pod.uid, "deletion", outcome.result))
+        self.causes[pod.uid] = cause and cause.cause.value
 
 
 def gone(message: str = "forgot") -> ClusterError:

@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import pytest
+import structlog
 from msgspec.structs import replace
 
 from healer.cluster import Outcome, Refused, Result, Unreachable
@@ -363,6 +364,18 @@ def test_the_announcement_says_what_holds_the_deletion_back() -> None:
     world.pod("a")
     world.audit()
     assert world.herald.told == [("a", "detected", Withheld.BREAKER)]
+
+
+@pytest.mark.parametrize("mode", ["report", "enforce"])
+def test_it_says_why_the_pod_was_left_behind_where_somebody_had_looked_before(mode: str) -> None:
+    world = World(policy=AT_ONCE, mode=mode)
+    world.pod("a", RUNNING)
+    world.audit()
+    world.airflow.answers["a"] = ORPHANED
+    with structlog.testing.capture_logs() as logs:
+        world.run()
+    assert world.herald.causes == {"a": "worker-lost"}
+    assert [line["cause"]["name"] for line in logs if line["event"] == "delete"] == ["worker-lost"] * len(world.deleted)
 
 
 # --- what is shown and counted ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
+from healer.causes import Cause, Explained
 from healer.cluster import Outcome, Result
 from healer.model import Action, Finding, Reason, Withheld, rfc3339
 from healer.report import BACKLOG, DETECTED, EVENTS_PER_SECOND, ROOM_FOR_LEFTOVERS, Herald, Shown, subject
@@ -133,6 +134,17 @@ def test_an_event_names_reason_task_instance_proof_and_what_holds_it_back() -> N
     assert message.endswith("policy: report")
     ((_, _, message),) = written(lambda herald: herald.deletion(a_pod(), FINDING, Outcome(Result.DENIED, "No right.")))
     assert message.startswith("No right. orphaned: ")
+
+
+def test_an_event_ends_with_why_the_pod_was_left_behind() -> None:
+    cause = Explained(Cause.WORKER_LOST, "it was running", "more memory")
+    told = "; left behind: worker-lost: it was running; remedy: more memory"
+    events = written(
+        lambda herald: herald.detected(a_pod(), FINDING, Action.REPORT, None, cause),
+        lambda herald: herald.deletion(a_pod(), FINDING, GONE, cause),
+        lambda herald: herald.deletion(a_pod(), FINDING, Outcome(Result.DENIED, "No right."), cause),
+    )
+    assert [message.endswith(told) for _, _, message in events] == [True] * 3
 
 
 class Jammed(FakeCluster):
