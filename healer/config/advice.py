@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic.alias_generators import to_camel
 
-from healer.config.fields import hint, parse_duration
+from healer.config.fields import LogFormat, LogLevel, hint, parse_duration
 from healer.config.models import AirflowConfig, Breaker, Config, Model, Policy, Retention
 from healer.config.settings import ENV_PREFIX, TWINS
 
@@ -18,7 +18,7 @@ _NO_ENV: Mapping[str, str] = MappingProxyType({})
 
 def warnings(config: Config, env: Mapping[str, str] = _NO_ENV) -> list[str]:
     """What is allowed but unwise, a sentence each. None of them keeps the healer from running."""
-    found = [*_stale(config), *_alone(config), *_stray(env)]
+    found = [*_stale(config), *_alone(config), *_unproven(config), *_stray(env)]
     for index, airflow in enumerate(config.airflows):
         found += [f"airflows[{index}].{text}" for text in _unwise(airflow)]
     return found
@@ -36,6 +36,13 @@ def _alone(config: Config) -> Iterator[str]:
             "leaderElection.enabled: false, so nothing keeps two replicas from acting at once: run exactly one, also "
             "while it is updated (strategy Recreate), or set it to true"
         )
+
+
+def _unproven(config: Config) -> Iterator[str]:
+    if config.log.level in (LogLevel.WARNING, LogLevel.ERROR):
+        yield f"log.level: {config.log.level} leaves out decisions and deletions, so that nobody can say why: set info"
+    elif config.log.format is not LogFormat.JSON:
+        yield "log.format: text, and explain --proof judges decisions again from JSON only: set json"
 
 
 def _stray(env: Mapping[str, str]) -> Iterator[str]:

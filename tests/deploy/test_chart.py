@@ -277,8 +277,35 @@ def test_the_schema_of_the_configuration_agrees_with_its_models(tmp_path: Path) 
 # --- what it says ---
 
 
-def test_the_notes_tell_the_next_step() -> None:
+def notes_of(values: Any, folder: Path) -> str:
     words = ["install", "kpo-healer", str(CHART), "--namespace", NAMESPACE, "--dry-run=client"]
-    notes = run(*words, "--values", str(CHART / "ci/report-values.yaml")).partition("NOTES:")[2]
+    (folder / "values.yaml").write_text(yaml.safe_dump(values))
+    return run(*words, "--values", str(folder / "values.yaml")).partition("NOTES:")[2]
+
+
+def test_the_notes_tell_the_next_step(tmp_path: Path) -> None:
+    notes = notes_of(LEAST, tmp_path)
     assert "default: report mode, namespaces airflow" in notes
     assert f"kubectl -n {NAMESPACE} exec deploy/kpo-healer -- kpo-healer check" in notes
+    assert "log" not in notes.replace("login", "")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ("config.log", {"format": "text"}, "config.log.format: text can't be judged again"),
+        ("config.log", {"level": "error"}, "config.log.level: error leaves out decisions"),
+        ("prometheusRule.enabled", True, "The alerts link a runbook that is nowhere yet"),
+    ],
+)
+def test_the_notes_tell_what_is_lost(place: str, value: Any, told: str, tmp_path: Path) -> None:
+    assert told in notes_of(change(place, value), tmp_path)
+    assert told not in notes_of(LEAST, tmp_path)
+
+
+def test_the_alerts_link_the_site_that_is_named(tmp_path: Path) -> None:
+    values = change("prometheusRule", {"enabled": True, "docsUrl": "https://docs.example.com/healer"})
+    assert "nowhere yet" not in notes_of(values, tmp_path)
+    groups = named(objects(render(values, folder=tmp_path)), "PrometheusRule")["spec"]["groups"]
+    links = [rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]]
+    assert all(link.startswith("https://docs.example.com/healer/runbook/#") for link in links)

@@ -396,6 +396,8 @@ class TestWarnings:
         ("old", "new", "sentence"),
         [
             ("freshness: 15s", "freshness: 1m", "freshness: longer than the default 15s"),
+            ("format: json", "format: text", "log.format: text, and explain --proof judges decisions again from JSON"),
+            ("level: info", "level: warning", "log.level: warning leaves out decisions and deletions"),
             ("minAge: 2m", "minAge: 0s", "airflows[0].policy.minAge: shorter than the default 2m"),
             ("grace: 2m", "grace: 1m", "airflows[0].policy.grace: shorter than the default 2m"),
             ("absentGrace: 30m", "absentGrace: 1m", "airflows[0].policy.absentGrace: shorter"),
