@@ -135,12 +135,58 @@ def test_its_pods_are_restricted_ones(values: Path) -> None:
     assert set(container["resources"]["requests"]) == {"cpu", "memory"}
 
 
+# --- the network ---
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("http://airflow", 80),
+        ("https://airflow.example.com/prod", 443),
+        ("http://airflow-api-server.airflow:8080", 8080),
+        ("https://[fd00::7]:8443/", 8443),
+    ],
+)
+def test_the_network_policy_lets_through_what_the_healer_talks_to(url: str, port: int, tmp_path: Path) -> None:
+    """No network plugin enforces it here: what it says is compared with the configuration and with the Pod."""
+    values = change("networkPolicy", {"enabled": True})
+    values["config"]["airflows"][0]["url"] = url
+    documents = objects(render(values, folder=tmp_path))
+    policy, template = named(documents, "NetworkPolicy")["spec"], named(documents, "Deployment")["spec"]["template"]
+    assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    out = [{(each["port"], each["protocol"]) for each in rule["ports"]} for rule in policy["egress"]]
+    assert out == [{(53, "UDP"), (53, "TCP")}, {(443, "TCP"), (6443, "TCP")}, {(port, "TCP")}]
+    (container,) = template["spec"]["containers"]
+    (door,) = policy["ingress"]
+    assert [each["port"] for each in door["ports"]] == [each["name"] for each in container["ports"]]
+
+
+def test_the_network_policy_names_whom_it_is_told_to() -> None:
+    policy = named(rendered(CHART / "ci/everything-values.yaml"), "NetworkPolicy")["spec"]
+    given = yaml.safe_load((CHART / "ci/everything-values.yaml").read_text())["networkPolicy"]
+    dns, server, airflow, *more = policy["egress"]
+    assert "to" not in dns
+    assert (server["to"], airflow["to"], more) == (given["apiServerTo"], given["airflowTo"], given["extraEgress"])
+    assert [rule["from"] for rule in policy["ingress"]] == [given["ingressFrom"]]
+
+
+def test_nobody_can_talk_to_a_cron_job() -> None:
+    policy = named(rendered(CHART / "ci/cronjob-values.yaml"), "NetworkPolicy")["spec"]
+    assert (policy["policyTypes"], policy["ingress"]) == (["Ingress", "Egress"], [])
+
+
 # --- the rights ---
 
 
 def verbs(documents: list[Any], namespace: str, resource: str, name: str = "kpo-healer") -> set[str]:
     rules = named(documents, "Role", name, namespace)["rules"]
     return {verb for rule in rules if resource in rule["resources"] for verb in rule["verbs"]}
+
+
+def test_a_cron_job_watches_nothing_and_may_not() -> None:
+    assert verbs(rendered(CHART / "ci/cronjob-values.yaml"), "airflow", "pods") >= {"get", "list"}
+    assert "watch" not in verbs(rendered(CHART / "ci/cronjob-values.yaml"), "airflow", "pods")
 
 
 def test_the_right_to_delete_is_where_an_airflow_enforces() -> None:
