@@ -174,6 +174,17 @@ def _orphaned_of_a_long_name(world: World) -> str:
     return world.make(kpo_pod(dag_id=dag, task_id=task, run_id=run, namespace=world.namespace))
 
 
+def _orphaned_by_the_end_of_the_run(world: World) -> str:
+    """As the scheduler leaves it after a dagrun_timeout: skipped, and no end of its own."""
+    world.seed(world.task("cut", "skipped", end_date=None))
+    return world.pod("cut")
+
+
+def _orphaned_at_birth(world: World) -> str:
+    world.seed(world.task("late", "failed", end_date=ago(minutes=1)))
+    return world.pod("late")
+
+
 def _finished(world: World) -> str:
     world.seed(world.task("over", "success"))
     return world.ended("over")
@@ -221,6 +232,8 @@ MAKERS: tuple[tuple[Reason, Callable[[World], str]], ...] = (
     (Reason.ORPHANED, _orphaned_of_an_earlier_try),
     (Reason.ORPHANED, _orphaned_and_mapped),
     (Reason.ORPHANED, _orphaned_of_a_long_name),
+    (Reason.ORPHANED, _orphaned_by_the_end_of_the_run),
+    (Reason.ORPHANED, _orphaned_at_birth),
     (Reason.FINISHED, _finished),
     (Reason.FINISHED, _finished_beside_a_sidecar),
 )
@@ -235,6 +248,8 @@ CAUSES: Mapping[Callable[[World], str], Cause] = {
     _orphaned: Cause.NOT_CLEANED_UP,
     _orphaned_of_an_earlier_try: Cause.NOT_REATTACHED,
     _orphaned_of_a_long_name: Cause.CLEARED,
+    _orphaned_by_the_end_of_the_run: Cause.RUN_CUT_SHORT,
+    _orphaned_at_birth: Cause.CREATED_LATE,
     _finished_beside_a_sidecar: Cause.SIDECAR,
 }
 """What one look can tell of why these were left behind."""
