@@ -1,20 +1,25 @@
 """A real Prometheus scrapes real healers: every query of the dashboard and of the alerts has data there.
 
-Two healers beside the lab's cluster and Airflow: one deletes and has what it may not touch yet, the other only reports,
-with its breaker open and a namespace that it may not read.
+Three healers beside the lab's cluster and Airflow: one deletes and has what it may not touch yet; one only reports,
+with its breaker open and a namespace that it may not read; one may not delete what it should, which is used again
+later, and one of its Airflows is not there.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from tests.e2e.world import EAGER, UNLIMITED, World
+from tests.deploy.install import may
+from tests.e2e.world import EAGER, RUN, UNLIMITED, World
 from tests.lab.airflow import Airflow
+from tests.lab.healer import ACCOUNT, RIGHTS, USER, Installation
 from tests.lab.kube import Cluster
-from tests.lab.processes import wait_for
+from tests.lab.pods import kpo_pod
+from tests.lab.processes import free_ports, wait_for
 from tests.lab.prometheus import Prometheus
 from tests.observe import queries
 
@@ -29,8 +34,9 @@ def prometheus(
     cluster: Cluster, airflow_api: Airflow, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
     with ExitStack() as stack:
-        folders = [tmp_path_factory.mktemp("observed") for _ in range(3)]
-        acting, watching = (stack.enter_context(World.open(cluster, airflow_api, folder)) for folder in folders[:2])
+        folders = [tmp_path_factory.mktemp("observed") for _ in range(4)]
+        worlds = [stack.enter_context(World.open(cluster, airflow_api, folder)) for folder in folders[:3]]
+        acting, watching, failing = worlds
         later = EAGER | {"retention": {"succeeded": "1h", "failed": "1h", "kept": "1h"}}
         limits = {"breaker": {"maxShare": 0.1, "minCount": 1}}
         forbidden = cluster.namespace(f"{watching.namespace}-forbidden")
@@ -40,15 +46,38 @@ def prometheus(
         healers = [
             stack.enter_context(acting.installation(policy=later, limits=UNLIMITED).run(mode="enforce")),
             stack.enter_context(reporter.run(mode="report")),
+            stack.enter_context(powerless(stack, failing).run(mode="enforce")),
         ]
         targets = [healer.url for healer in healers]
-        made = stack.enter_context(Prometheus.start_with(folders[2], targets, rules=queries.ALERTS))
+        made = stack.enter_context(Prometheus.start_with(folders[3], targets, rules=queries.ALERTS))
         # Counters are seen to grow only if they were seen before.
         wait_for(lambda: len(made.query("kpo_healer_leader == 1")) == len(healers), timeout=PATIENCE, what="leaders")
-        for world in (acting, watching):
+        for world in worlds:
             set_up(world)
         wait_for(lambda: made.query('sum(kpo_healer_deletions_total{result="deleted"}) > 0'), timeout=PATIENCE)
+        failing.wait(lambda: any(line["message"] == "would delete" for line in healers[2].lines()), "a denial")
+        airflow_api.update(failing.dag, RUN, "dead", state="running", end_date=None)
         yield made
+
+
+def powerless(stack: ExitStack, world: World) -> Installation:
+    """It may not delete; and nobody listens at the address of its second Airflow, which has a Pod too."""
+    cluster = world.cluster
+    elsewhere = cluster.namespace(f"{world.namespace}-gone")
+    stack.callback(cluster.delete_namespace, elsewhere)
+    made = world.installation(limits=UNLIMITED, more_namespaces=[elsewhere])
+    demo = made.config["airflows"][0]
+    demo["namespaces"].remove(elsewhere)
+    gone = {"name": "gone", "namespaces": [elsewhere], "url": f"http://127.0.0.1:{free_ports(1)[0]}"}
+    made.config["airflows"].append(copy.deepcopy(demo) | gone)
+    # A refused connection is tried again: three intervals are to be longer than that.
+    made.config["interval"] = "5s"
+    cluster.create_pod(kpo_pod(dag_id="d", task_id="t", run_id="r", namespace=elsewhere))
+    pods, *others = RIGHTS
+    less = {**pods, "verbs": [verb for verb in pods["verbs"] if verb != "delete"]}
+    cluster.service_account(ACCOUNT, ACCOUNT, [less, *others], namespaces=[world.namespace])
+    wait_for(lambda: not may(cluster, USER, (world.namespace, "pods", "delete")), timeout=PATIENCE, what="no right")
+    return made
 
 
 def set_up(world: World) -> None:
@@ -88,6 +117,7 @@ def test_the_choice_of_airflows_is_theirs(prometheus: Prometheus) -> None:
 def test_alerts_are_up_for_what_is_wrong_and_for_nothing_else(prometheus: Prometheus) -> None:
     """Pending is enough: how long each waits is what promtool tests."""
     wrong = {"KpoHealerBreakerOpen", "KpoHealerNamespaceUnreadable"}
+    wrong |= {"KpoHealerAirflowUnreachable", "KpoHealerDeletionsFailing", "KpoHealerRegrets"}
     wait_for(lambda: wrong <= prometheus.alerts().keys(), timeout=PATIENCE, what=f"{wrong}: {prometheus.alerts()}")
     assert prometheus.alerts().keys() <= wrong
     assert prometheus.unhealthy_rules() == {}
