@@ -36,7 +36,7 @@ PATH = "/apis/coordination.k8s.io/v1/namespaces/ops/leases"
 
 
 def client(cluster: Any) -> LeaseClient:
-    made = cluster.leases("ops", "kpo-healer", timeout=0.5)
+    made = cluster.leases("ops", "kpo-healer", timeout=30.0)
     assert isinstance(made, LeaseClient)
     return made
 
