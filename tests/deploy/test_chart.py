@@ -242,6 +242,7 @@ def change(place: str, value: Any) -> Any:
         ("replicas", 2, "additional properties 'replicas' not allowed"),
         ("image.tagg", "1", "at '/image': additional properties 'tagg' not allowed"),
         ("resources.request", {"cpu": "1"}, "at '/resources': additional properties 'request' not allowed"),
+        ("resources.limits", {"memmory": "1Gi"}, "at '/resources/limits': additional properties 'memmory' not allowed"),
         ("serviceMonitor.enabled", True, "additional properties 'serviceMonitor' not allowed"),
         ("networkPolicy.enable", True, "at '/networkPolicy': additional properties 'enable' not allowed"),
         ("replicaCount", "two", "at '/replicaCount': got string, want integer"),
