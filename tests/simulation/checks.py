@@ -29,10 +29,12 @@ PAST_CHECK = 1
 class Left(NamedTuple):
     """A DELETE that left, and what its healer knew then.
 
-    Since when it decides, how often it looked at the Pod, Airflow's lag, and the API server's latest time.
+    When its last check was passed, since when that healer decides, how often it looked at the Pod, Airflow's lag, and
+    the API server's latest time.
     """
 
     proof: Proof
+    checked: float
     began: float
     looks: int
     lag: float
@@ -118,7 +120,9 @@ class Checks:
         self.check(sent <= (note.asked or 0.0) + 1e-6, pod, "the evidence is dated later than the question")
         self.check(world.time - waited - (note.asked or 0.0) <= FRESHNESS, pod, "the evidence is too old")
         note.asked = None
-        self._left[id(proof)] = Left(proof, self._replica.began, note.looks, note.lag, world.server.latest)
+        self._left[id(proof)] = Left(
+            proof, world.time - waited, self._replica.began, note.looks, note.lag, world.server.latest
+        )
         world.say(f"[{pod.uid}] {pod.name}", f"gets a DELETE as {proof.finding.reason.value}{self._replica.signed}")
         self._sends.append(world.time)
         while self._sends[0] <= world.time - 60:
@@ -147,7 +151,7 @@ class Checks:
             world.tally.windows += 1
         else:
             self._check_patience(there, facts, left)
-            self._check_breaker(there)
+            self._check_breaker(there, left)
             world.tally.counts[f"healed: {proof.finding.reason.value}"] += 1
 
     def _excuse(self, pod: Pod, facts: Facts, sent: float, lag: float, why: str) -> None:
@@ -191,16 +195,21 @@ class Checks:
         ours, theirs = world.time - (facts.done_at or 0.0), left.server_time - facts.done_at_server
         self.check(max(ours, theirs) >= world.wanted.retention[what] - 1, pod, f"its retention ({what}) is not over")
 
-    def _check_breaker(self, pod: Pod) -> None:
+    def _check_breaker(self, pod: Pod, left: Left) -> None:
+        """By their last checks: from there on one may be on its way for as long as its sender is stopped.
+
+        The healer counts it when it begins to act, after it has asked: no longer before the check than evidence lasts.
+        """
         if ended_for_good(pod, self._task(pod)):
             return
         self._struck += 1
-        world, wanted = self._world, self._world.wanted
+        wanted = self._world.wanted
         most = max(wanted.min_count, wanted.max_share * self._active)
         self.check(self._struck <= most, pod, f"{self._struck} of {self._active} active Pods deleted in one pass")
         if not self._tripped:
             return
-        self._struck_while = [at for at in self._struck_while if at > world.time - wanted.cool_down] + [world.time]
+        since = left.checked - wanted.cool_down + FRESHNESS
+        self._struck_while = [at for at in self._struck_while if at > since] + [left.checked]
         lately = len(self._struck_while)
         why = f"{lately} active Pods deleted within {wanted.cool_down:.0f} s, though too many are condemned"
         self.check(lately <= wanted.min_count, pod, why)
