@@ -185,6 +185,13 @@ def _orphaned_at_birth(world: World) -> str:
     return world.pod("late")
 
 
+def _orphaned_by_a_mark(world: World) -> str:
+    world.seed(world.task("marked", "running"))
+    name = world.pod("marked")
+    world.airflow.act(world.dag, "r", "marked", "succeed")
+    return name
+
+
 def _finished(world: World) -> str:
     world.seed(world.task("over", "success"))
     return world.ended("over")
@@ -234,6 +241,7 @@ MAKERS: tuple[tuple[Reason, Callable[[World], str]], ...] = (
     (Reason.ORPHANED, _orphaned_of_a_long_name),
     (Reason.ORPHANED, _orphaned_by_the_end_of_the_run),
     (Reason.ORPHANED, _orphaned_at_birth),
+    (Reason.ORPHANED, _orphaned_by_a_mark),
     (Reason.FINISHED, _finished),
     (Reason.FINISHED, _finished_beside_a_sidecar),
 )
@@ -250,9 +258,13 @@ CAUSES: Mapping[Callable[[World], str], Cause] = {
     _orphaned_of_a_long_name: Cause.CLEARED,
     _orphaned_by_the_end_of_the_run: Cause.RUN_CUT_SHORT,
     _orphaned_at_birth: Cause.CREATED_LATE,
+    _orphaned_by_a_mark: Cause.MARKED_SUCCESS,
     _finished_beside_a_sidecar: Cause.SIDECAR,
 }
 """What one look can tell of why these were left behind."""
+
+WATCHED = {Cause.MARKED_WHILE_DEFERRED, Cause.WORKER_LOST}
+"""What only somebody can tell who was there before: made for real in test_findings.py."""
 
 
 @dataclass
@@ -277,6 +289,10 @@ def scanned(cluster: Cluster, airflow_api: Airflow, tmp_path_factory: pytest.Tem
 
 def test_every_reason_is_made() -> None:
     assert {reason for reason, _ in MAKERS} == set(Reason)
+
+
+def test_every_cause_is_made() -> None:
+    assert {*CAUSES.values(), *WATCHED} == set(Cause)
 
 
 @pytest.mark.parametrize(("reason", "maker"), MAKERS, ids=[maker.__name__.strip("_") for _, maker in MAKERS])
