@@ -218,8 +218,8 @@ class Cluster:
             self.apply(document)
         self.kwok = self._make_kwok().launch()
         self.kubelet = self._make_kubelet().start()
-        wait_for(self._node_is_ready, what="the kwok node: Ready", timeout=60)
-        wait_for(self._pods_are_bound, what="the admission policy that binds pods", timeout=60)
+        wait_for(self._node_is_ready, what="the kwok node: Ready", timeout=180)
+        wait_for(self._pods_are_bound, what="the admission policy that binds pods", timeout=180)
 
     def _make_kwok(self) -> Process:
         flags = {

@@ -229,7 +229,7 @@ class Process:
     env: Mapping[str, str] | None = None
     cwd: Path | None = None
     ready: Callable[[], object] | None = None
-    start_timeout: float = 60
+    start_timeout: float = 180
     _popen: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
 
     @property
