@@ -48,7 +48,7 @@ exhaustive: $(READY) ## every order of events up to a depth, against the real co
 
 mutants: $(READY) ## mutation testing of rules, labels, suspects and guard: MODULES="guard labels"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
-	@$(BIN)/python -m tests.mutation $(MODULES)
+	@$(BIN)/python -m tests.mutation $(MODULES) $(if $(PROCESSES),--processes $(PROCESSES))
 
 test: lint unit ## everything: lint, unit, real API server, real Airflow, end to end
 	@$(BIN)/pytest tests/unit tests/simulation -n 3 -q -m slow

@@ -6,12 +6,12 @@ whole module is mutated, so each mutant is a changed source that is imported in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import libcst as cst
-from libcst.metadata import MetadataWrapper, PositionProvider
+from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
 from mutmut.mutation.mutators import mutation_operators, operator_string
 
 _ROOT = Path(__file__).parents[2]
@@ -41,28 +41,27 @@ def mutants(module: str) -> Iterator[Mutant]:
     """Yield the mutants of a module of the healer, in the order of its lines, each once."""
     source = path_of(module).read_text()
     wrapper = MetadataWrapper(cst.parse_module(source))
-    collector = _Collector()
-    wrapper.visit(collector)
+    statements = [wrapper.module.code_for_node(statement) for statement in wrapper.module.body]
+    before, after = source.split("".join(statements))
     seen = {source}
-    for line, old, new in sorted(collector.found, key=lambda found: found[0]):
-        changed = wrapper.module.deep_replace(old, new).code
-        if changed not in seen and _compiles(changed):
-            seen.add(changed)
-            yield Mutant(module, line, *_difference(source, changed), changed)
-
-
-def unchanged(module: str) -> Mutant:
-    """Return a module as it is: what the tests say of it tells whether they can say anything of mutants."""
-    return Mutant(module, 0, "", "", path_of(module).read_text())
+    for place, statement in enumerate(wrapper.module.body):
+        collector = _Collector(wrapper.resolve(PositionProvider))
+        statement.visit(collector)
+        # A whole module is slow to write anew, a statement is not.
+        top, bottom = before + "".join(statements[:place]), "".join(statements[place + 1 :]) + after
+        for line, old, new in sorted(collector.found, key=lambda found: found[0]):
+            changed = f"{top}{wrapper.module.code_for_node(statement.deep_replace(old, new))}{bottom}"
+            if changed not in seen and _compiles(changed):
+                seen.add(changed)
+                yield Mutant(module, line, *_difference(source, changed), changed)
 
 
 class _Collector(cst.CSTVisitor):
     """Finds the nodes to change; leaves out annotations, docstrings, decorators and imports."""
 
-    METADATA_DEPENDENCIES = (PositionProvider,)
-
-    def __init__(self) -> None:
+    def __init__(self, positions: Mapping[cst.CSTNode, CodeRange]) -> None:
         super().__init__()
+        self._positions = positions
         self.found: list[tuple[int, cst.CSTNode, cst.CSTNode]] = []
 
     def on_visit(self, node: cst.CSTNode) -> bool:
@@ -76,7 +75,7 @@ class _Collector(cst.CSTVisitor):
         return True
 
     def _line(self, node: cst.CSTNode) -> int:
-        position = self.get_metadata(PositionProvider, node, None)
+        position = self._positions.get(node)
         return position.start.line if position else 0
 
 

@@ -1,47 +1,50 @@
-"""Tries mutants: each in a forked process that imports the changed module and runs tests until one fails."""
+"""Tries mutants: each in a forked process in which it stands in the place of the real code, until a test fails.
+
+The tests are collected once, with the module as it is, and run once to learn which of them call which function. A
+mutant then meets only the tests that call the function it changes, quick ones and good hunters first: to all others it
+is the same code. A change outside functions (a constant, a default) takes effect while the module is imported; such a
+mutant is imported in a process of its own, and meets all tests of its module.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from types import ModuleType
+from types import CodeType, ModuleType
 
-from tests.mutation.mutants import Mutant
+import pytest
 
-FOREIGN = ("hypothesis", "msgspec", "prometheus_client", "pydantic", "pytest", "structlog", "urllib3", "yaml")
+from tests.mutation.forks import Fate, Forks
+from tests.mutation.grafting import Graft, graft
+from tests.mutation.mutants import Mutant, path_of
+from tests.mutation.rehearsal import Rehearsed, rehearse, run
+
+FOREIGN = ("hypothesis", "msgspec", "prometheus_client", "pydantic", "structlog", "urllib3", "yaml")
 """What healer and tests import of others: loaded once, before anything is forked."""
 
-FIRST = {
-    "rules": ("test_rules_table",),
-    "labels": ("test_labels", "test_rules_table"),
+TESTS = {
+    "rules": ("test_rules_table", "test_rules_sentences", "test_rules_questions", "test_rules_properties"),
+    "labels": ("test_labels", "test_raw_ids", "test_rules_table"),
     "suspects": ("test_suspects", "test_reconciler"),
     "guard": ("test_guard", "test_healing"),
 }
-"""Tests that a mutant of a module meets first."""
-
-THEN = {
-    "rules": ("test_rules_properties", "test_casebook", "test_docs", "test_reconciler"),
-    "labels": ("test_rules_properties", "test_airflow_resolve", "test_raw_ids", "test_airflow_questions"),
-    "suspects": ("test_healing", "test_oneshot", "test_casebook"),
-    "guard": ("test_reconciler", "test_oneshot"),
-}
-"""Tests that those meet which the first ones let live."""
+"""The tests that the mutants of a module meet: its own, and those of what builds on it."""
 
 ABOUT_TESTS = "tests/unit/test_rules_properties.py::test_the_generated_cases_reach_every_reason"
 """Tells something of the tests themselves, and takes as long as all others together."""
 
-PLAIN = (
-    *("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestAssertRewriteWarning"),
-    *("--deselect", ABOUT_TESTS),
+OPTIONS = (
+    *("-x", "-s", "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "timeout=0", "-o", "addopts="),
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning", "--deselect", ABOUT_TESTS),
 )
-"""Options of pytest: stop at the first failure, and don't mind that libraries are loaded already."""
+"""Options of pytest: stop at the first failure, say nothing, and don't mind that libraries are loaded already."""
+
+_TRIED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
+"""All passed, one failed, or the mutant can't even be imported."""
 
 _BELOW = ("healer.model", "healer.config", "healer.clock")
 BENEATH = {
@@ -52,96 +55,88 @@ BENEATH = {
 }
 """What does not import the module, nor anything that does: imported once, before anything is forked."""
 
-SLOWEST = 300.0
-"""Seconds after which a mutant counts as hung, and so as killed."""
+
+Told = Callable[[Mutant, Fate], None]
+"""Is called with what becomes of each mutant, as soon as it is known."""
+
+
+def try_all(module: str, mutants: Sequence[Mutant], processes: int, told: Told) -> None:
+    """Try the mutants of a module, once per process: afterwards the module is imported."""
+    os.environ["HYPOTHESIS_PROFILE"] = "brief"
+    for name in (*FOREIGN, *BENEATH[module]):
+        importlib.import_module(name)
+    if f"healer.{module}" in sys.modules:
+        raise RuntimeError("a module must not be imported before it is changed: try each in a process of its own")
+    real = compile(path_of(module).read_text(), str(path_of(module)), "exec", dont_inherit=True)
+    grafts = {mutant: graft(real, mutant) for mutant in mutants}
+    with Forks(processes, told) as forks:
+        for mutant in mutants:
+            if grafts[mutant] is None:
+                forks.start(mutant, lambda mutant=mutant: _import_and_run(mutant))
+    sys.meta_path.insert(0, _Finder(module, real))
+    loop = _Loop(module, {mutant: each for mutant, each in grafts.items() if each is not None}, processes, told)
+    if pytest.main([*_files(module), *OPTIONS], plugins=[loop]) != pytest.ExitCode.OK:
+        raise SystemExit(f"the tests of {module} can't be collected: set them right first")
+
+
+def _import_and_run(mutant: Mutant) -> bool:
+    code = compile(mutant.source, str(path_of(mutant.module)), "exec", dont_inherit=True)
+    sys.meta_path.insert(0, _Finder(mutant.module, code))
+    code = pytest.main([*_files(mutant.module), *OPTIONS])
+    if code not in _TRIED:
+        raise RuntimeError(f"pytest ended with {code}")
+    return code == pytest.ExitCode.OK
+
+
+def _files(module: str) -> list[str]:
+    return [f"tests/unit/{name}.py" for name in TESTS[module]]
+
+
+class _Loop:
+    """A plugin of pytest that runs the collected tests not once, but with one mutant after another."""
+
+    def __init__(self, module: str, grafts: dict[Mutant, Graft], processes: int, told: Told) -> None:
+        self._module, self._grafts, self._processes, self._told = module, grafts, processes, told
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        rehearsed = rehearse(session, str(path_of(self._module)))
+        with Forks(self._processes, self._told) as forks:
+            for mutant, one in self._grafts.items():
+                forks.start(mutant, lambda one=one: self._graft_and_run(session, rehearsed, one))
+        return True
+
+    @staticmethod
+    def _graft_and_run(session: pytest.Session, rehearsed: Rehearsed, one: Graft) -> bool:
+        tests = rehearsed.tests_of(one.names)
+        one.apply()
+        failed = run(session, [session.items[test] for test in tests])
+        if failed is not None:
+            rehearsed.remember(tests[failed])
+        return failed is None
 
 
 class _Loader(SourceFileLoader):
-    def __init__(self, name: str, path: str, source: str) -> None:
+    def __init__(self, name: str, path: str, code: CodeType) -> None:
         super().__init__(name, path)
-        self._source = source
+        self._code = code
 
-    def get_code(self, fullname: str) -> object:  # type: ignore[override]
-        return compile(self._source, self.path, "exec", dont_inherit=True)
+    def get_code(self, fullname: str) -> CodeType:
+        return self._code
 
 
 class _Finder(MetaPathFinder):
-    def __init__(self, mutant: Mutant) -> None:
-        self._mutant = mutant
+    """Finds one module of the healer as the code given."""
+
+    def __init__(self, module: str, code: CodeType) -> None:
+        self._name, self._code = f"healer.{module}", code
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != f"healer.{self._mutant.module}":
+        if fullname != self._name:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         assert spec is not None
         assert spec.origin is not None
-        spec.loader = _Loader(fullname, spec.origin, self._mutant.source)
+        spec.loader = _Loader(fullname, spec.origin, self._code)
         return spec
-
-
-def survivors(mutants: Sequence[Mutant], tests: Mapping[str, Sequence[str]], processes: int) -> Iterator[Mutant]:
-    """Yield the mutants with which all these tests of their module pass."""
-    os.environ["HYPOTHESIS_PROFILE"] = "brief"
-    for name in (*FOREIGN, *(BENEATH[mutants[0].module] if mutants else ())):
-        importlib.import_module(name)
-    if any(f"healer.{mutant.module}" in sys.modules for mutant in mutants):
-        raise RuntimeError("a module must not be imported before it is changed: try each in a process of its own")
-    running: dict[int, tuple[Mutant, float]] = {}
-    waiting = list(reversed(mutants))
-    try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                mutant = waiting.pop()
-                files = [f"tests/unit/{name}.py" for name in tests[mutant.module]]
-                running[_start(mutant, files)] = mutant, time.monotonic()
-            yield from _ended(running)
-    finally:
-        for pid in running:
-            _kill(pid)
-
-
-def _ended(running: dict[int, tuple[Mutant, float]]) -> Iterator[Mutant]:
-    """Wait a moment; yield those that ended with all tests passed, and end those that hang."""
-    pid, status = os.waitpid(-1, os.WNOHANG)
-    if pid:
-        mutant, _ = running.pop(pid)
-        if os.waitstatus_to_exitcode(status) == 0:
-            yield mutant
-        return
-    time.sleep(0.02)
-    for pid, (_, started) in list(running.items()):
-        if time.monotonic() - started > SLOWEST:
-            _kill(pid)
-            os.waitpid(pid, 0)
-            del running[pid]
-
-
-def _kill(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def _start(mutant: Mutant, tests: Sequence[str]) -> int:
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        os.setpgid(0, 0)
-        code = _meet(mutant, tests)
-    finally:
-        os._exit(code)
-
-
-def _meet(mutant: Mutant, tests: Sequence[str]) -> int:
-    """Run the tests with the mutant in the healer's place."""
-    import pytest
-
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    sys.meta_path.insert(0, _Finder(mutant))
-    return int(pytest.main([*tests, *PLAIN]))

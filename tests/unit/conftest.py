@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 SLOW_MACHINES = [HealthCheck.too_slow]
 
@@ -15,7 +15,13 @@ settings.register_profile(
     "quick", derandomize=True, deadline=None, database=None, max_examples=200, suppress_health_check=SLOW_MACHINES
 )
 settings.register_profile(
-    "brief", derandomize=True, deadline=None, database=None, max_examples=30, suppress_health_check=SLOW_MACHINES
+    "brief",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=30,
+    suppress_health_check=SLOW_MACHINES,
+    phases=[Phase.explicit, Phase.generate],
 )
 settings.register_profile(
     "deep", deadline=None, max_examples=5_000, print_blob=True, suppress_health_check=SLOW_MACHINES
