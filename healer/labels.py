@@ -21,8 +21,8 @@ MAX_PREFIX = MAX_LABEL - HASH_LENGTH - 1
 
 _UNSAFE = re.compile(r"^[^a-z0-9A-Z]*|[^a-zA-Z0-9_\-\.]|[^a-z0-9A-Z]*$")
 _HASHED = re.compile(r"-[0-9a-f]{9}\Z")
-_COUNT = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
-_ISO_TIME = re.compile(r"(.*?[0-9]{4}-[0-9]{2}-[0-9]{2}T)([0-9]{2})([0-9]{2})([0-9]{2})(.*)", re.DOTALL)
+_COUNT = re.compile(r"0|[1-9][0-9]{0,8}")
+_ISO_TIME = re.compile(r"(.*?[0-9]{4}-[0-9]{2}-[0-9]{2}T)([0-9]{2})([0-9]{2})([0-9]{2})(.*)")
 _FRACTIONS = (re.compile(r"\.[0-9]{6}"), re.compile(r"\.[0-9]{3}"), re.compile(""))
 _OFFSET = re.compile(r"(-?)([0-9]{2})([0-9]{2})")
 

@@ -6,9 +6,11 @@ import random
 import string
 from collections import Counter
 from collections.abc import Iterator
+from hashlib import md5
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from healer import labels
@@ -112,13 +114,25 @@ def test_text_that_is_no_text_has_a_label_too() -> None:
     assert safe_label("\ud800").startswith("-")
 
 
+def test_the_hash_is_asked_for_as_no_matter_of_security(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python that keeps to FIPS has no MD5 for anything else."""
+
+    def fips(data: bytes, *, usedforsecurity: bool = True) -> Any:
+        if usedforsecurity:
+            raise ValueError("disabled for FIPS")
+        return md5(data, usedforsecurity=False)
+
+    monkeypatch.setattr(labels, "md5", fips)
+    assert safe_label("etl:load") == "etlload-db7bd0c65"
+
+
 # --- the way back -----------------------------------------------------------------------------------------------------
 
 
 def test_airflows_own_run_ids_are_inverted_or_given_up() -> None:
     """All run types, offsets, fractions and suffixes: never wrong, and right wherever at most one sign was cut off."""
-    rng, seen = random.Random(7), Counter[str]()
-    for _ in range(20_000):
+    rng, seen, drawn = random.Random(7), Counter[str](), 100 * settings().max_examples
+    for _ in range(drawn):
         raw = some_run_id(rng)
         label = safe_label(raw)
         found = invert_run_id(label) if label != raw else raw
@@ -126,8 +140,8 @@ def test_airflows_own_run_ids_are_inverted_or_given_up() -> None:
         seen["found" if found else "given up"] += 1
         assert found == raw or stripped_length(raw) > MAX_PREFIX + 1
         assert found is None or stripped_length(raw) <= MAX_PREFIX + 1
-    assert seen["found"] > 10_000
-    assert seen["given up"] > 1_000
+    assert seen["found"] > drawn / 2
+    assert seen["given up"] > drawn / 20
 
 
 def cut_at(length: int) -> Iterator[str]:
