@@ -311,6 +311,7 @@ def in_use() -> list[Row]:
             )
             for task in (ended(), ended("failed", 0), a_task("running"), a_task(None), a_task("removed"))
         ),
+        Row("try-ahead", "no try of the task instance has begun", a_pod(), known(ended("failed", 0), NO_SOURCE), "D16"),
         Row(
             "orphaned",
             "the Pod's try is the task instance's",
@@ -585,6 +586,13 @@ def over() -> list[Row]:
             "finished",
             "evicted: phase Failed, no container status",
             a_pod(phase="Failed", containers=(BASE,)),
+            OVER,
+            "D14",
+        ),
+        Row(
+            "finished",
+            "phase Succeeded, no container status",
+            a_pod(phase="Succeeded", containers=(BASE,)),
             OVER,
             "D14",
         ),

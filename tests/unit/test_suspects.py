@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from healer.config import Policy
 from healer.model import ACTING, Action, Container, Finding, Pod, Reason
-from healer.suspects import Now, Outcome, Quarantine, due_at, outcome, signature
+from healer.suspects import Now, Outcome, Quarantine, Suspect, due_at, outcome, signature
 from tests.unit.fakes import EPOCH, Clock
 from tests.unit.strategies import SIDECAR, a_done_pod, a_pod, ended
 
@@ -242,6 +242,17 @@ def test_both_clocks_are_told_in_both_directions() -> None:
     assert Now(1.0, None).to_server(5.0) is None
 
 
+@pytest.mark.parametrize("kind", [Now, Outcome, Suspect])
+def test_what_was_handed_out_is_never_changed(kind: Any) -> None:
+    """Reports and metrics read suspects while the next pass makes new ones."""
+    assert kind.__struct_config__.frozen
+
+
+def test_a_suspect_of_whom_nothing_else_is_said_was_seen_once_and_never_refuted() -> None:
+    suspect = Suspect(the_pod(), a_finding(), Action.DELETE, 0.0, 0.0)
+    assert (suspect.sightings, suspect.next_look, suspect.refuted) == (1, math.inf, 0)
+
+
 # --- a Pod that changes -----------------------------------------------------------------------------------------------
 
 
@@ -336,6 +347,15 @@ def test_neither_a_blurred_suspect_nor_one_that_is_never_due_wakes_anybody(uncle
     if unclear:
         watched.look(a_finding(Reason.AIRFLOW_UNKNOWN))
     assert watched.quarantine.next_event(watched.clock.now()) == math.inf
+
+
+def test_one_whose_age_is_not_known_is_looked_at_again_after_the_grace() -> None:
+    watched = Watched(grace="2m")
+    watched.look(pod=the_pod(created=None))
+    assert watched.suspect.next_look == watched.clock() + 120
+    assert watched.quarantine.to_look_at(watched.clock.now(), blurred=True) == []
+    watched.clock.forward(120)
+    assert watched.quarantine.to_look_at(watched.clock.now(), blurred=False) == [watched.suspect]
 
 
 def test_blurred_suspects_are_looked_at_in_regular_passes_only() -> None:
