@@ -225,6 +225,22 @@ def test_the_base_container_of_the_row_decides_about_the_outcome() -> None:
     assert outcome(the_pod(containers=(main,), phase="Failed"), "base") == Outcome(False, None)
 
 
+def test_patience_counts_from_the_end_of_the_base_container_of_the_row() -> None:
+    main = Container("main", terminated=True, exit_code=0, finished_at=EPOCH - 60)
+    pod = done(1, EPOCH - HOUR)
+    pod = replace(pod, containers=(*pod.containers, main))
+    finding = a_finding(Reason.FINISHED, base_container="main")
+    assert due_at(pod, finding, NOW.ours, NOW, POLICY) == pytest.approx(NOW.ours + 9 * MINUTE)
+
+
+def test_the_base_container_of_the_row_decides_whether_it_still_works() -> None:
+    """The breaker counts those that do."""
+    main, base = Container("main", terminated=True, exit_code=0), Container("base")
+    for pod, active in ((the_pod(containers=(main, base)), False), (the_pod(containers=(base,)), True)):
+        suspect = Suspect(pod, a_finding(base_container="main"), Action.DELETE, 0.0, 0.0)
+        assert suspect.active is active
+
+
 def test_our_wall_clock_has_no_say() -> None:
     ten_years_off = Now(1000.0, EPOCH - 10 * 365 * 24 * HOUR)
     pod = done(0, ten_years_off.server - 60, created=ten_years_off.server - HOUR)  # type: ignore[operator]
@@ -261,10 +277,13 @@ def test_a_pod_that_changes_within_the_same_case_brings_a_new_due_time_and_no_si
     watched.look(a_finding(Reason.FINISHED), pod=done(1, watched.clock.server))
     due = watched.suspect.due
     later = replace(done(1, watched.clock.server + 600), resource_version="2")
-    watched.quarantine.follow(later, a_finding(Reason.FINISHED), watched.clock.now())
+    finding = a_finding(Reason.FINISHED)
+    watched.quarantine.follow(later, finding, watched.clock.now())
     assert watched.suspect.due == due + 600
+    assert watched.suspect.next_look == watched.suspect.due, "the last sighting falls on it"
     assert watched.suspect.sightings == 1
     assert watched.suspect.pod is later
+    assert watched.suspect.finding is finding
 
 
 @pytest.mark.parametrize("reason", [Reason.PROTECTED, Reason.TERMINATING, Reason.OWNED, Reason.PHASE_UNKNOWN])
