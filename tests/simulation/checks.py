@@ -90,6 +90,7 @@ class Checks:
     def checked(self, pod: Pod, proof: Proof) -> None:
         """The last check before a DELETE is passed: this replica leads, and nobody else does."""
         self._checked = self._world.time
+        self._overtaken = 0  # it leads again: what it sent late before belongs to a leadership that is over
         why = self._replica.why_not_leader()
         self.check(why is None, pod, f"the last check was passed although {why}")
         self._world.check_one_leader()
