@@ -8,6 +8,15 @@ from collections.abc import Iterable, Sequence
 from tests.simulation.coverage import ENOUGH, PARTS, missing
 from tests.simulation.walk import Result
 
+HEAD = (
+    "# Random histories",
+    "",
+    "Of the real code between models of Airflow, of KubernetesPodOperator and of the cluster that know the truth. The",
+    "checks hold that no Pod is deleted which is or may still be used, that each orphan is healed within its bound",
+    "once the faults end, and that never two replicas act. A seed replays its history exactly.",
+    "",
+)
+
 APART = {
     "window": "deleted though Airflow changed its mind after it was asked: the documented window",
     "stale replica": "deleted because Airflow answered from a database replica that lagged: ask the primary",
@@ -88,7 +97,7 @@ class Total:
 
     def markdown(self, seed: int, processes: int, stories: Sequence[str]) -> str:
         """Return the figures for the docs."""
-        lines = ["| figure | |", "| --- | --- |", f"| seeds | {seed} to {seed + self.number - 1} |"]
+        lines = [*HEAD, "| figure | |", "| --- | --- |", f"| seeds | {seed} to {seed + self.number - 1} |"]
         lines += [f"| processes | {processes} |", *(f"| {name} | {figure} |" for name, figure in self.figures())]
         lines += ["", "Counted apart:", "", "| times | what |", "| --- | --- |"]
         lines += [f"| {self.counts[name]:,} | {words} |" for name, words in APART.items()]
@@ -96,7 +105,7 @@ class Total:
             lines += ["", f"### {part.title}", "", "| | times |", "| --- | --- |"]
             lines += [f"| {name.partition(': ')[2] or name} | {self.counts[name]:,} |" for name in part.names]
         for story in stories:
-            lines += ["", "```", story, "```"]
+            lines += ["", "```text", story, "```"]
         return "\n".join(lines) + "\n"
 
 
