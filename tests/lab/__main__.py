@@ -60,9 +60,9 @@ def _cluster(options: argparse.Namespace) -> int:
     with Cluster.start(options.root) as cluster:
         for name in options.namespace:
             cluster.namespace(name)
-        print(f"export KUBECONFIG={cluster.kubeconfig}", flush=True)
-        say(f"{cluster.url} is up; logs are in {cluster.root}; Ctrl-C stops it")
-        try:
+        try:  # whoever reads that it is up may stop it at once
+            print(f"export KUBECONFIG={cluster.kubeconfig}", flush=True)
+            say(f"{cluster.url} is up; logs are in {cluster.root}; Ctrl-C stops it")
             threading.Event().wait()
         except KeyboardInterrupt:
             say("stopping")
