@@ -25,6 +25,7 @@ class Chronicle:
     def __init__(
         self,
         airflow: AirflowConfig,
+        *,
         version: Callable[[], str | None],
         server_time: Callable[[], float | None],
         freshness: float,

@@ -263,13 +263,13 @@ class Reconciler:
 
         return Chronicle(
             self.config,
-            lambda: airflow.version,
-            tools.cluster.now,
-            tools.freshness,
-            tools.herald,
-            self._cause,
-            note,
-            tools.clock,
+            version=lambda: airflow.version,
+            server_time=tools.cluster.now,
+            freshness=tools.freshness,
+            herald=tools.herald,
+            cause=self._cause,
+            note=note,
+            clock=tools.clock,
         )
 
     def _cause(self, pod: Pod, finding: Finding) -> Explained | None:
