@@ -107,8 +107,6 @@ class Checks:
             self._overtaken += 1
             self._world.tally.counts["sent after the leadership was lost"] += 1
             self.check(self._overtaken <= PAST_CHECK, pod, f"{self._overtaken} DELETEs sent after the leadership ended")
-        else:
-            self._overtaken = 0
         self._leaves(pod, proof, waited)
         self._world.hook("sent", [pod])
 
