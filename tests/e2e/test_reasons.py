@@ -12,7 +12,7 @@ from healer.labels import safe_label
 from healer.model import Reason
 from tests.e2e.world import Json, World, ago
 from tests.lab.airflow import Airflow
-from tests.lab.airflow_seed import Dag, Run
+from tests.lab.airflow_seed import Dag, Event, Run
 from tests.lab.healer import Told
 from tests.lab.kube import ANNOTATION, Cluster
 from tests.lab.pods import SIDECAR, job_pod, kpo_pod
@@ -149,10 +149,7 @@ def _postdates(world: World) -> str:
 
 
 def _orphaned(world: World) -> str:
-    world.seed(world.task("dead", "running"))
-    name = world.pod("dead")
-    world.airflow.act(world.dag, "r", "dead", "fail")
-    return name
+    return _made_to_end(world, "dead", "fail")
 
 
 def _orphaned_of_an_earlier_try(world: World) -> str:
@@ -186,9 +183,14 @@ def _orphaned_at_birth(world: World) -> str:
 
 
 def _orphaned_by_a_mark(world: World) -> str:
-    world.seed(world.task("marked", "running"))
-    name = world.pod("marked")
-    world.airflow.act(world.dag, "r", "marked", "succeed")
+    return _made_to_end(world, "marked", "succeed")
+
+
+def _made_to_end(world: World, task: str, deed: Event) -> str:
+    """A task instance that runs, has a Pod, and then ends by Airflow's own doing."""
+    world.seed(world.task(task, "running"))
+    name = world.pod(task)
+    world.airflow.act(world.dag, "r", task, deed)
     return name
 
 

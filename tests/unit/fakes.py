@@ -189,7 +189,6 @@ class FakeHerald:
 
     def __init__(self) -> None:
         self.told: list[tuple[str, str, Any]] = []
-
         self.causes: dict[str, str | None] = {}
 
     def detected(self, pod: Pod, finding: Finding, action: Any, withheld: Withheld | None, cause: Any) -> None:
