@@ -33,7 +33,6 @@ class PodStore:
         self._pods: dict[str, Pod] = {}
         self._hinted: dict[str, int] = {}
         self._gone: dict[str, _Gone] = {}
-        self._changed: set[str] = set()
         self._unreadable: dict[str, str] = {}
         self._listed: dict[str, str] = {}
         self._hints = 0
@@ -117,12 +116,6 @@ class PodStore:
         with self._lock:
             return self._pods.get(uid)
 
-    def changed(self) -> set[str]:
-        """Return the uids of the Pods that came, changed or went since the last call."""
-        with self._lock:
-            changed, self._changed = self._changed, set()
-            return changed
-
     def __len__(self) -> int:
         """Return how many Pods are known."""
         return len(self._pods)
@@ -153,12 +146,10 @@ class PodStore:
     def _put(self, pod: Pod) -> None:
         if self._pods.get(pod.uid) != pod:
             self._pods[pod.uid] = pod
-            self._changed.add(pod.uid)
 
     def _remove(self, uid: str) -> None:
         del self._pods[uid]
         self._hinted.pop(uid, None)
-        self._changed.add(uid)
 
 
 def _number(resource_version: str) -> int | None:

@@ -149,15 +149,6 @@ class TestReadability:
 
 
 class TestChanges:
-    def test_each_is_told_once(self, store):
-        store.replace("a", listing(pod("p"), pod("q")), store.begin())
-        assert store.changed() == {"uid-p", "uid-q"}
-        assert store.changed() == set()
-        store.replace("a", listing(pod("p"), pod("q", "8")), store.begin())
-        assert store.changed() == {"uid-q"}
-        store.drop("uid-p")
-        assert store.changed() == {"uid-p"}
-
     def test_waking(self):
         woken = []
         store = PodStore(wake=lambda: woken.append(len(store)))
@@ -222,8 +213,6 @@ def test_several_threads(store):
         for version in range(1, 200):
             store.apply(pod(name, str(version)))
             store.snapshot()
-            if version % 50 == 0:
-                store.changed()
         if name == "t1":
             store.drop(f"uid-{name}", "a", "1000")
 
@@ -233,6 +222,17 @@ def test_several_threads(store):
     for thread in threads:
         thread.join()
     assert {each.name: each.resource_version for each in store.snapshot()} == dict.fromkeys(["t0", "t2", "t3"], "199")
+
+
+@pytest.mark.parametrize("hinted", [False, True])
+def test_nothing_is_kept_of_pods_that_are_gone(store, hinted):
+    for version in range(1, 40, 3):
+        store.apply(pod(f"hinted-{version}", str(version)))
+        store.replace("a", listing(pod(f"listed-{version}", str(version)), version=str(version)), store.begin())
+    for each in store.snapshot() if hinted else ():
+        store.drop(each.uid, "a", "50")
+    store.replace("a", listing(version="60"), store.begin())
+    assert "uid-" not in repr(vars(store))
 
 
 def test_a_pod_that_did_not_change_is_not_replaced(store):
