@@ -14,7 +14,10 @@ WARM_UP = 600.0
 
 @dataclass(frozen=True)
 class Trend:
-    """One life of one replica. slope: MB per hour after the warm-up; None when the life was too short to tell."""
+    """One life of one replica. slope: MB per hour after the warm-up; None when the life was too short to tell.
+
+    late: the same over the second half of the life, where what fills for an hour (bounded memories of ids) is full.
+    """
 
     replica: str
     life: int
@@ -23,6 +26,7 @@ class Trend:
     last: float
     peak: float
     slope: float | None
+    late: float | None
     threads: tuple[int, int]
 
 
@@ -41,10 +45,12 @@ def _trend(name: str, life: int, samples: Sequence[Sample]) -> Trend:
     length = samples[-1].at - samples[0].at
     begin = samples[0].at + min(WARM_UP, length / 4)
     warm = [sample for sample in samples if sample.at >= begin]
+    half = [sample for sample in samples if sample.at >= samples[0].at + length / 2]
     threads = [sample.threads for sample in warm]
     slope = _slope(warm) * 3600 if length >= 300 else None
+    late = _slope(half) * 3600 if length >= 1800 else None
     peak = max(sample.rss for sample in samples)
-    return Trend(name, life, length / 60, warm[0].rss, warm[-1].rss, peak, slope, (min(threads), max(threads)))
+    return Trend(name, life, length / 60, warm[0].rss, warm[-1].rss, peak, slope, late, (min(threads), max(threads)))
 
 
 def _slope(samples: Sequence[Sample]) -> float:

@@ -155,14 +155,20 @@ def _weather(outcome: Outcome) -> str:
 def _memory(outcome: Outcome) -> str:
     rows = [
         (t.replica, t.life, f"{t.minutes:.0f}", f"{t.first:.1f}", f"{t.last:.1f}", f"{t.peak:.1f}",
-         "" if t.slope is None else f"{t.slope:+.2f}", f"{t.threads[0]}-{t.threads[1]}")
+         _slope(t.slope), _slope(t.late), f"{t.threads[0]}-{t.threads[1]}")
         for t in outcome.trends
     ]  # fmt: skip
-    head = ("replica", "life", "minutes", "RSS after warm-up (MB)", "at the end", "peak", "slope (MB/h)", "threads")
+    slopes = "slope (MB/h)", "of the second half"
+    head = ("replica", "life", "minutes", "RSS after warm-up (MB)", "at the end", "peak", *slopes, "threads")
     text = """The first replica is only ever frozen, so that it lives through the whole run; the other one is killed and
 restarted too. Each life of two minutes or more is a row; the slope (least squares) is told from five minutes on. The
-warm-up that is left out is ten minutes, or a quarter of a shorter life."""
+warm-up that is left out is ten minutes, or a quarter of a shorter life; of lives of half an hour and more the slope of
+the second half stands beside it."""
     return f"## Memory and threads\n\n{text}\n\n" + _table(head, rows)
+
+
+def _slope(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:+.2f}"
 
 
 def _left(outcome: Outcome) -> str:
