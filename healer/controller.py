@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from types import FrameType
 
-import structlog
-
 from healer import __version__
 from healer.airflow import Airflow, Call
 from healer.allocator import give_back
@@ -31,13 +29,14 @@ from healer.clockwork import Pulse, Schedule
 from healer.cluster import Cluster, ClusterError, Connection, grant
 from healer.config import AirflowConfig, Config, Mode
 from healer.leader import Campaign, Elector, Office, SoleReplica, identity, is_released, lease_client
+from healer.log import get_logger
 from healer.metrics import Metrics
 from healer.reconcile import NOTES, Depth, Notary, Reconciler, Tools
 from healer.report import Herald
 from healer.serving import serve
 from healer.watch import PodStore, Watch
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 STOP_TIMEOUT = 3.0
 """Seconds that all parts together get to stop."""

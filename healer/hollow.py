@@ -1,4 +1,4 @@
-"""Importing a module of a generated client without the thousand others that its package imports beside it.
+"""Importing a module without what it would import beside it.
 
 A generated client's package imports a model for each kind of answer it knows: 0.9 s of CPU and 27 MB for Airflow's,
 none of which the healer uses. What it uses, configuration and transport, stands in modules of their own.
@@ -29,3 +29,19 @@ def hollow(*packages: str) -> Iterator[None]:
     finally:
         for name in added:
             sys.modules.pop(name, None)
+
+
+@contextmanager
+def hidden(package: str) -> Iterator[None]:
+    """Let a package seem not to be installed within the block, to whoever can do without it.
+
+    One that is loaded already stays what it is.
+    """
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment] # the import system's own mark of what is not there
+    try:
+        yield
+    finally:
+        del sys.modules[package]

@@ -21,12 +21,12 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Protocol
 
-import structlog
 from msgspec.structs import replace
 
 from healer.clock import steady
 from healer.cluster import Cluster, ClusterError, Lease, LeaseClient
 from healer.config import LeaderElection
+from healer.log import get_logger
 from healer.model import zulu
 
 LEASE = "kpo-healer"
@@ -40,7 +40,7 @@ RELEASED_FOR = timedelta(hours=1)
 ATTEMPTS = 3
 """How often a Lease that somebody else just wrote to is read and written again, where that is worth it."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Leases(Protocol):

@@ -15,11 +15,11 @@ from enum import IntEnum
 from itertools import count
 from typing import Any
 
-import structlog
 from msgspec import UNSET, Struct
 
 from healer.causes import Explained, explain
 from healer.cluster import Cluster, Outcome, Result
+from healer.log import get_logger
 from healer.model import Action, Finding, Pod, Reason, TaskInstance, Withheld, rfc3339
 from healer.notices import Noted
 from healer.waste import holds, idle_since
@@ -38,7 +38,7 @@ ROOM_FOR_LEFTOVERS = BACKLOG // 2
 
 LEFTOVER_DELETED = "LeftoverDeleted"
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Shown(Struct, frozen=True):

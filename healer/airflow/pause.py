@@ -5,15 +5,14 @@ Whoever asks meanwhile is told at once that there is no answer, so that its Pods
 
 from __future__ import annotations
 
-import structlog
-
 from healer.airflow.transport import NoAnswerError, Reach
 from healer.clock import steady
+from healer.log import get_logger
 
 LONGEST_PAUSE = 300.0
 """Seconds that are waited at most: a senseless figure must not end all healing."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Pause:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from rich.console import Console
-
 from healer.cli.output import printable, write
 from healer.model import zulu
 
@@ -26,11 +24,12 @@ CLEAR, WHOLE_LINES, CUT_LINES = "\x1b[H\x1b[2J\x1b[3J", "\x1b[?7h", "\x1b[?7l"
 @contextmanager
 def progress() -> Iterator[Tell]:
     """Show on standard error what is being done, where that is a terminal; elsewhere nothing is shown."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield lambda _text: None
         return
-    with console.status("looking") as status:
+    from rich.console import Console
+
+    with Console(stderr=True).status("looking") as status:
         yield lambda text: status.update(printable(text))
 
 

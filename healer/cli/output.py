@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 WIDTH = 100_000
 """Columns of a line: none is ever folded, so that ids stay whole for grep and for copying."""
@@ -50,6 +50,9 @@ def write_data(data: object, form: str) -> None:
 
 def write_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write aligned columns; in colour on a terminal."""
+    from rich.console import Console  # by whoever draws a table: the controller draws none, and it starts sooner
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for header in headers:
         table.add_column(header.upper(), no_wrap=True)
@@ -62,6 +65,8 @@ def write_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def _cell(value: object) -> Text:
+    from rich.text import Text
+
     text = "-" if value is None or value == "" else printable(str(value))
     return Text(text, style=STYLES.get(text, ""))
 

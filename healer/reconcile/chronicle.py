@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-import structlog
 
 from healer.causes import Explained
 from healer.clock import steady
 from healer.cluster import Outcome, Result
 from healer.config import AirflowConfig, Mode
+from healer.log import get_logger
 from healer.model import Answer, Finding, Known, Pod, TaskInstance, rfc3339
 from healer.reconcile.proof import prove
 from healer.report import Herald
 from healer.suspects import Now, Suspect
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Chronicle:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import structlog
 from msgspec import Struct
 
 from healer.clock import steady
@@ -19,6 +18,7 @@ from healer.cluster import Cluster, ClusterError, Proof, Result, Right
 from healer.cluster import Outcome as Deletion
 from healer.config import AirflowConfig, Mode
 from healer.guard import Breaker, Budget
+from healer.log import get_logger
 from healer.model import Action, Answer, Finding, Pod, Reason, Withheld
 from healer.reconcile.casebook import owns
 from healer.reconcile.chronicle import Chronicle
@@ -40,7 +40,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 CLOCK_STEP = 1.0
 """The API server tells its time in whole seconds: a due time computed anew may differ by as much."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Confirm(Protocol):

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-import structlog
 from msgspec import Struct
 
 from healer.airflow import NoAnswerError, Noted
+from healer.log import get_logger
 from healer.model import Pod, TaskInstance
 
 THREAD = "notes"
@@ -20,7 +20,7 @@ BACKLOG = 1000
 Write = Callable[[TaskInstance, str], Noted]
 """Writes a line on a task instance; raises NoAnswerError."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class _Note(Struct, frozen=True):

@@ -9,13 +9,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import structlog
 from msgspec import Struct
 
 from healer.airflow import Airflow, Call
 from healer.clock import steady
 from healer.cluster import Cluster, ClusterError, Right, sole_replica
 from healer.config import AirflowConfig, Config
+from healer.log import get_logger
 from healer.metrics import Metrics
 from healer.model import Answer, Pod, Reason, Unknown
 from healer.reconcile.casebook import owns
@@ -24,7 +24,7 @@ from healer.reconcile.reconciler import Depth, Reconciler, Tools, never_lifted
 from healer.report import Herald, Notable, Shown
 from healer.rules import Step, Terms, trace
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 SLACK = 2.0
 """Seconds beyond the longest grace that `run --once` waits, for the last look."""

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import TimeoutError as NotInTimeError
 from multiprocessing.pool import AsyncResult, ThreadPool
 
-import structlog
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from healer.clock import steady
 from healer.cluster import Cluster, ClusterError, Remains
 from healer.config import PostMortem
+from healer.log import get_logger
 from healer.model import Pod
 from healer.rules import base_name, base_of
 from healer.suspects import Suspect
@@ -25,7 +25,7 @@ AT_A_TIME = 4
 PATIENCE = 5.0
 """Seconds that the reading of one slice may take."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Report(Struct, frozen=True):

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from enum import Enum, auto
 
-import structlog
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -21,6 +20,7 @@ from healer.causes import Explained, explain
 from healer.clock import steady
 from healer.cluster import FRESHNESS, Cluster, ClusterError, Refused, Right
 from healer.config import AirflowConfig, Mode
+from healer.log import get_logger
 from healer.metrics import Metrics
 from healer.model import Action, Answer, Finding, Identity, Known, Pod, TaskInstance, Unknown, rfc3339
 from healer.reconcile.casebook import Casebook, Record, is_settled, owns
@@ -37,7 +37,7 @@ from healer.rules import Terms, needs_siblings
 from healer.suspects import Now, Quarantine, Signature, Suspect
 from healer.waste import held
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Depth(Enum):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from healer.hollow import hollow
+from healer.hollow import hidden, hollow
 
 
 def told(program: str) -> str:
@@ -46,3 +46,17 @@ def test_neither_client_is_loaded_before_there_is_something_to_ask() -> None:
 def test_a_package_that_is_not_there_is_told() -> None:
     with pytest.raises(ModuleNotFoundError), hollow("no_such_package.client"):
         pass
+
+
+def test_the_controller_does_without_colours_and_whoever_draws_a_table_gets_them() -> None:
+    program = (
+        "import sys, healer.cli.commands, healer.controller; before = 'rich' in sys.modules; "
+        "from healer.cli.output import write_table; write_table(['a'], [['b']]); print(before, 'rich' in sys.modules)"
+    )
+    assert told(program).splitlines()[-1] == "False True"
+
+
+def test_what_is_loaded_is_not_hidden() -> None:
+    with hidden("subprocess"):
+        import subprocess as same
+    assert same is subprocess
