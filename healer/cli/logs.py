@@ -44,6 +44,9 @@ def set_up(form: LogFormat, level: LogLevel) -> None:
     root.setLevel(level.upper())
 
 
+_TRACEBACKS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+"""The variables of a frame may be a token."""
+
 _drop_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
 
 
@@ -63,9 +66,10 @@ def _plain(value: object) -> object:
 def _rendered(form: LogFormat) -> list[Processor]:
     if form is LogFormat.JSON:
         return [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(_TRACEBACKS),
             structlog.processors.EventRenamer("message"),
             _lead,
             structlog.processors.JSONRenderer(default=_plain),
         ]
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]

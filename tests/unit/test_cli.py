@@ -603,6 +603,19 @@ class TestLogs:
         structlog.get_logger("x").info("odd", value=Path("x"), reason=Reason.ORPHANED, some={1})
         assert json.loads(capsys.readouterr().err)["reason"] == "orphaned"
 
+    @pytest.mark.parametrize("form", LogFormat)
+    def test_a_traceback_shows_no_variables(self, form: LogFormat, capsys: pytest.CaptureFixture[str]) -> None:
+        set_up(form, LogLevel.INFO)
+        token = "".join(["s", "esame"])
+        try:
+            raise ValueError(f"{len(token)} characters")
+        except ValueError:
+            structlog.get_logger("x").exception("failed")
+        said = capsys.readouterr().err
+        assert "6 characters" in said
+        assert "test_a_traceback_shows_no_variables" in said
+        assert token not in said
+
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
