@@ -103,7 +103,8 @@ def _tables(known: Result) -> dict[str, str]:
     if "steady" in parts:
         tables["steady"] = _pairs(parts["steady"], _STEADY)
     if "latency" in parts:
-        tables["latency"] = _table(["seconds beyond grace", ""], list(parts["latency"]["beyond_grace_seconds"].items()))
+        beyond = sorted(parts["latency"]["beyond_grace_seconds"].items(), key=lambda of: int(of[0].removeprefix("p")))
+        tables["latency"] = _table(["seconds beyond grace", ""], beyond)
     if "growth" in parts:
         tables["growth"] = _growth(parts["growth"])
     return tables
