@@ -87,7 +87,7 @@ def world(*, pods: int, airflow: bool = True, growth: bool = False) -> Iterator[
         cluster = stack.enter_context(_cluster(folder / "cluster", growth=growth))
         made = World(folder, cluster, Stamp(cluster))
         cluster.namespace(NAMESPACE)
-        _learn(made, growth=growth)
+        _learn(made, pods, growth=growth)
         if airflow:
             made.postgres = stack.enter_context(Postgres.start())
             made.airflow = stack.enter_context(_airflow(folder / "airflow", made.postgres))
@@ -104,10 +104,11 @@ def _cluster(root: Path, *, growth: bool) -> Iterator[Cluster]:
         yield cluster
 
 
-def _learn(made: World, *, growth: bool) -> None:
+def _learn(made: World, pods: int, *, growth: bool) -> None:
     """Makes the models of all Pods that may be needed; afterwards kwok has nothing more to do."""
     say("making the models of all Pods")
-    everyone = [*population.live(100_000 if growth else 10_000), *population.orphans(), *population.ended_orphans()]
+    live = population.live(100_000 if growth else max(10_000, pods))
+    everyone = [*live, *population.orphans(), *population.ended_orphans()]
     if growth:
         everyone += [*population.in_runs(10_000, population.SMALL_RUNS), *population.ended_while_live(10_000)]
     made.stamp.learn(everyone)
