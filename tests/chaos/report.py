@@ -179,15 +179,15 @@ def _left(outcome: Outcome) -> str:
 
 
 def _stories(outcome: Outcome) -> str:
-    stories = [f"```\n{story}\n```" for story in outcome.stories]
+    stories = [f"```text\n{story}\n```" for story in outcome.stories]
     stories += [refusal_told(refusal) for refusal in outcome.refused[:20]]
-    stories += [f"```\n{text}\n```" for text in outcome.unexpected]
+    stories += [f"```text\n{text}\n```" for text in outcome.unexpected]
     return "## Stories\n\n" + "\n\n".join(stories) if stories else ""
 
 
 def refusal_told(refusal: Refusal) -> str:
     """The history itself stands below the sentence: the files of a run are gone when it is over."""
-    return f"```\n{refusal.key}: {refusal.file}: {refusal.why}\n```\n\n```jsonl\n{refusal.lines.rstrip()}\n```"
+    return f"```text\n{refusal.key}: {refusal.file}: {refusal.why}\n```\n\n```jsonl\n{refusal.lines.rstrip()}\n```"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
