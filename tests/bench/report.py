@@ -184,13 +184,20 @@ def _pairs(part: Result, names: Mapping[str, str]) -> str:
 
 
 def _growth(part: Result) -> str:
-    tables = {key: _table(list(part[key][0]), [list(row.values()) for row in part[key]]) for key in _CURVES}
+    tables = {key: _curve(part[key], x) for key, x in _AXES.items()}
     texts = [f"{said}\n\n{tables[key]}" for key, said in _CURVES.items()]
     slopes = ", ".join(f"{name} {value}" for name, value in part["slopes"].items())
     texts.append(f"Slopes over the Pods (exponent of a power law; 1 is linear): {slopes}.\n")
     return "\n".join([*texts, *(f"![{title}]({name})" for name, title in PLOTS.items())])
 
 
+def _curve(rows: Sequence[Mapping[str, float]], x: str) -> str:
+    """A table whose first column is what was varied; in the file they stand by the alphabet."""
+    head = [x, *sorted(rows[0].keys() - {x})]
+    return _table(head, [[row[key] for key in head] for row in rows])
+
+
+_AXES: Final = {"pods": "pods", "runs": "runs", "orphans": "percent", "standing": "suspects"}
 _CURVES: Final = {
     "pods": "By the number of Pods, all of live task instances. CPU in seconds, RSS in MB; `cpu`, `rss` and `wall` are"
     " of a scan with Airflow, `judged`, `established`, `ready` and `controller_rss` of the controller's start.",
