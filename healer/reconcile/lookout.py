@@ -6,7 +6,6 @@ number and together with what an audit asks anyway. Nothing that is found here i
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 
@@ -103,29 +102,16 @@ class Lookout:
     def look(self, records: Iterable[Record], now: Now) -> None:
         """Look at all Pods."""
         records = list(records)
-        twins = self._use(records, now)
+        working = [record for record in records if works(record.pod, _task(record))]
+        self._used = {record.pod.uid: record for record in working if _in_use(record)}
+        twins = Counter(_twins(record.pod) for record in working if self._is_twin(record, now))
         there = {_twins(record.pod) for record in records if works(record.pod, None)} if self._missing else set()
         self._missing = {uid: each for uid, each in self._missing.items() if _twins(each.pod) not in there}
-        uncertain = [record for record in records if _is_uncertain(record)]
-        self._remember(uncertain, now)
+        self._remember(records, now)
         several = {key for key, count in twins.items() if count > 1}
-        worth = *uncertain, *(record for record in records if _is_worth_a_look(record, several))
+        worth = (record for record in records if _is_worth_a_look(record, several))
         noted = {record.pod.uid: self._notices(record, twins, now) for record in worth}
         self.seen = Seen({uid: some for uid, some in noted.items() if some}, tuple(self._missed(now)))
-
-    def _use(self, records: Iterable[Record], now: Now) -> Counter[_Twins]:
-        """Take down who is used, and return how many Pods that work each task instance has."""
-        youngest = -math.inf if now.server is None else now.server - self._limits.settled
-        self._used, at_work = {}, []
-        for record in records:  # each pass asks this of each Pod, so that nothing is asked twice
-            pod, task = record.pod, _task(record)
-            if not works(pod, task):
-                continue
-            if _is_used(record, task):
-                self._used[pod.uid] = record
-            if pod.created is not None and pod.created <= youngest and _is_waited_for(record):
-                at_work.append(_twins(pod))
-        return Counter(at_work)
 
     def _hear(self, uid: str, answer: Answer) -> None:
         missing = self._missing[uid]
@@ -138,14 +124,15 @@ class Lookout:
         if not isinstance(answer, Unknown):
             del self._missing[uid]
 
-    def _remember(self, uncertain: Iterable[Record], now: Now) -> None:
+    def _remember(self, records: Iterable[Record], now: Now) -> None:
         """Remember since when each Pod is kept for an uncertain reason; an answer that failed does not end another."""
         kept: dict[str, dict[Reason, float]] = {}
-        for record in uncertain:
+        for record in records:
             reason, uid = record.finding.reason, record.pod.uid
-            before = self._kept.get(uid, {})
-            others = before if reason is Reason.AIRFLOW_UNKNOWN else {}
-            kept[uid] = {**others, reason: before.get(reason, now.ours)}
+            if reason in UNCERTAIN:
+                before = self._kept.get(uid, {})
+                others = before if reason is Reason.AIRFLOW_UNKNOWN else {}
+                kept[uid] = {**others, reason: before.get(reason, now.ours)}
         self._kept = kept
 
     def _notices(self, record: Record, twins: Mapping[_Twins, int], now: Now) -> tuple[Noted, ...]:
@@ -154,16 +141,21 @@ class Lookout:
         others = max(0, twins.get(_twins(pod), 0) - 1)
         return notices(Sight(pod, reason, record.answer, now.server, now.ours - since, others), self._limits)
 
+    def _is_twin(self, record: Record, now: Now) -> bool:
+        pod = record.pod
+        old = now.server is not None and pod.created is not None and now.server - pod.created >= self._limits.settled
+        return old and _is_waited_for(record)
+
     def _missed(self, now: Now) -> Iterable[tuple[Missing, Noted]]:
         for each in self._missing.values():
             if each.task is not None:
                 yield each, Noted(Notice.POD_GONE, gone_detail(each.task, now.ours - each.gone))
 
 
-def _is_used(record: Record, task: TaskInstance | None) -> bool:
+def _in_use(record: Record) -> bool:
     """Whether a task instance uses the Pod, one that works, and would miss it."""
-    reason = record.finding.reason
-    used = reason is Reason.IN_USE or reason is Reason.REATTACHED
+    task = _task(record)
+    used = record.finding.reason in {Reason.IN_USE, Reason.REATTACHED}
     return used and task is not None and is_gone_from(task, task.try_number or 0)
 
 
@@ -175,18 +167,12 @@ def _is_waited_for(record: Record) -> bool:
     return record.finding.reason in WAITED_FOR or record.finding.reason is Reason.SUPERSEDED
 
 
-def _is_uncertain(record: Record) -> bool:
-    reason = record.finding.reason
-    return reason is not Reason.IN_USE and reason in UNCERTAIN
-
-
 def _is_worth_a_look(record: Record, several: Set[_Twins]) -> bool:
-    """Whether any notice could apply to a Pod that is not uncertain: spares most of them the rest.
-
-    `several`: task instances with more than one Pod.
-    """
+    """Whether any notice could apply: spares most Pods the rest. `several`: task instances with more than one Pod."""
     reason = record.finding.reason
-    if reason is Reason.TERMINATING or (bool(several) and _twins(record.pod) in several):
+    if reason in UNCERTAIN or reason is Reason.TERMINATING:
+        return True
+    if bool(several) and _twins(record.pod) in several:
         return True
     task = _task(record)
     waits = record.pod.phase == "Pending" or (task is not None and task.state == "deferred")
