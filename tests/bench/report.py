@@ -53,7 +53,7 @@ def merge(name: str, part: Result, versions: Mapping[str, str]) -> None:
         known["figures"] |= part.pop("figures")
         known["versions"] = dict(versions)
         known["parts"][name] = {"measured": datetime.now(UTC).isoformat(timespec="seconds"), **_machine(), **part}
-        FILE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+        FILE.write_text(json.dumps(known, indent=1) + "\n")
         write(known)
 
 
@@ -103,8 +103,7 @@ def _tables(known: Result) -> dict[str, str]:
     if "steady" in parts:
         tables["steady"] = _pairs(parts["steady"], _STEADY)
     if "latency" in parts:
-        beyond = sorted(parts["latency"]["beyond_grace_seconds"].items(), key=lambda of: int(of[0].removeprefix("p")))
-        tables["latency"] = _table(["seconds beyond grace", ""], beyond)
+        tables["latency"] = _table(["seconds beyond grace", ""], list(parts["latency"]["beyond_grace_seconds"].items()))
     if "growth" in parts:
         tables["growth"] = _growth(parts["growth"])
     return tables
@@ -184,20 +183,13 @@ def _pairs(part: Result, names: Mapping[str, str]) -> str:
 
 
 def _growth(part: Result) -> str:
-    tables = {key: _curve(part[key], x) for key, x in _AXES.items()}
+    tables = {key: _table(list(part[key][0]), [list(row.values()) for row in part[key]]) for key in _CURVES}
     texts = [f"{said}\n\n{tables[key]}" for key, said in _CURVES.items()]
     slopes = ", ".join(f"{name} {value}" for name, value in part["slopes"].items())
     texts.append(f"Slopes over the Pods (exponent of a power law; 1 is linear): {slopes}.\n")
     return "\n".join([*texts, *(f"![{title}]({name})" for name, title in PLOTS.items())])
 
 
-def _curve(rows: Sequence[Mapping[str, float]], x: str) -> str:
-    """A table whose first column is what was varied; in the file they stand by the alphabet."""
-    head = [x, *sorted(rows[0].keys() - {x})]
-    return _table(head, [[row[key] for key in head] for row in rows])
-
-
-_AXES: Final = {"pods": "pods", "runs": "runs", "orphans": "percent", "standing": "suspects"}
 _CURVES: Final = {
     "pods": "By the number of Pods, all of live task instances. CPU in seconds, RSS in MB; `cpu`, `rss` and `wall` are"
     " of a scan with Airflow, `judged`, `established`, `ready` and `controller_rss` of the controller's start.",

@@ -1,4 +1,4 @@
-"""A generated client is used without its models, and whoever wants those still gets them."""
+"""A generated client is used without its models, a logger without rich, and whoever wants those still gets them."""
 
 from __future__ import annotations
 
