@@ -233,10 +233,13 @@ class Quarantine:
             self._suspects[known.pod.uid] = replace(known, next_look=_BLURRED)
 
     def _next_look(self, since: float, due: float, sightings: int, now: Now) -> float:
-        """Spread the sightings still missing over the patience; the last of them falls on its end."""
+        """Spread the sightings still missing over the patience, all of them before its end.
+
+        At its end comes the confirmation, which is a look too: one that fell on the same moment would only hold it up.
+        """
         wanted = self._policy.sightings
         if sightings >= wanted:
             return math.inf
         if math.isinf(due):
             return now.ours + self._policy.grace
-        return max(now.ours, since + (due - since) * sightings / (wanted - 1))
+        return max(now.ours, since + (due - since) * sightings / wanted)

@@ -68,7 +68,7 @@ def test_it_waits_for_the_grace_heals_and_ends(house: House) -> None:
     house.add("a")
     house.add("b", RUNNING)
     healed = house.heal()
-    assert house.waits == [120.0]
+    assert house.waits == [60.0, 60.0], "one more sighting in the middle of the grace, the proof at its end"
     assert [shown.pod.uid for shown in healed.deleted] == house.deleted == ["a"]
     assert [shown.pod.uid for shown in healed.findings] == ["b"]
     assert healed.incomplete == ()

@@ -88,17 +88,19 @@ def test_new_pods_are_asked_about_in_the_next_full_pass_and_not_before() -> None
     assert world.reason("new") == "in-use"
 
 
-def test_a_suspect_is_asked_again_when_due_and_not_every_pass() -> None:
+def test_a_suspect_is_asked_again_amid_its_patience_and_when_due_and_not_every_pass() -> None:
     world = World(policy={"grace": "10m", "minAge": "0s"})
     world.pod("a")
     world.audit()
+    asked = []
     for _ in range(9):
         world.wait(60)
         world.run()
-    assert len(world.airflow.calls) == 1
+        asked.append(len(world.airflow.calls) - 1)
+    assert asked == [0, 0, 0, 0, 1, 1, 1, 1, 1], "one sighting"
     world.wait(60)
     world.due()
-    assert [name for name, _ in world.airflow.calls[1:]] == ["ask_each", "ask_each"], "one sighting, one confirmation"
+    assert [name for name, _ in world.airflow.calls[1:]] == ["ask_each", "ask_each"], "and one confirmation"
     assert world.deleted == ["a"]
 
 
@@ -301,6 +303,9 @@ def test_a_due_suspect_is_healed_on_time_and_not_at_the_next_regular_pass() -> N
     world.pod("a")
     start = world.clock()
     world.audit()
+    assert world.reconciler.next_event() == start + 35, "one more sighting"
+    world.wait(35)
+    world.due()
     assert world.reconciler.next_event() == start + 70
     world.clock.time = start + 70
     world.due()

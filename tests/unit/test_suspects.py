@@ -77,7 +77,7 @@ def test_grace_and_sightings_are_both_needed() -> None:
 
 
 @pytest.mark.parametrize("sightings", [1, 2, 3, 5])
-def test_sightings_are_spread_over_the_patience_and_the_last_falls_on_its_end(sightings: int) -> None:
+def test_sightings_are_spread_over_the_patience_and_leave_its_end_to_the_confirmation(sightings: int) -> None:
     watched = Watched(grace="2m", minAge="0s", sightings=sightings)
     watched.look()
     looks = [0.0]
@@ -85,7 +85,7 @@ def test_sightings_are_spread_over_the_patience_and_the_last_falls_on_its_end(si
     while watched.suspect.next_look < math.inf:
         watched.look(after=watched.suspect.next_look - watched.clock())
         looks.append(watched.clock() - start)
-    assert looks == pytest.approx([120.0 * n / max(1, sightings - 1) for n in range(sightings)])
+    assert looks == pytest.approx([120.0 * n / sightings for n in range(sightings)])
     watched.clock.time = start + 120
     assert watched.ripe
 
@@ -280,7 +280,7 @@ def test_a_pod_that_changes_within_the_same_case_brings_a_new_due_time_and_no_si
     finding = a_finding(Reason.FINISHED)
     watched.quarantine.follow(later, finding, watched.clock.now())
     assert watched.suspect.due == due + 600
-    assert watched.suspect.next_look == watched.suspect.due, "the last sighting falls on it"
+    assert watched.suspect.next_look == (watched.suspect.since + watched.suspect.due) / 2, "the last sighting"
     assert watched.suspect.sightings == 1
     assert watched.suspect.pod is later
     assert watched.suspect.finding is finding
@@ -350,8 +350,9 @@ def test_the_next_event_is_the_next_look_then_the_due_time_then_nothing() -> Non
     watched = Watched(grace="1m", minAge="0s", sightings=3)
     start = watched.clock()
     watched.look()
-    assert watched.quarantine.next_event(watched.clock.now()) == start + 30
+    assert watched.quarantine.next_event(watched.clock.now()) == start + 20
     watched.look(after=10)
+    assert watched.quarantine.next_event(watched.clock.now()) == start + 40
     watched.look(after=10)
     assert watched.quarantine.next_event(watched.clock.now()) == start + 60
     watched.clock.time = start + 60
