@@ -97,11 +97,14 @@ class Harvest:
             return Unknown(sent, "Airflow's answer has two rows of this task instance that contradict each other")
         return Known(sent, self._rows[found[0]])
 
-    def tells(self, cell: Cell, map_index: int) -> bool:
-        """Whether there is a row of this task instance, or a reason why there may be one: nearly always neither."""
-        return (*cell, map_index) in self._rows or (
-            bool(self._failed) and self.unanswered([cell], map_index) is not None
-        )
+    def tells(self, places: Iterable[tuple[Cell, int]]) -> list[bool]:
+        """Say of each task instance whether there is a row of it, or a reason why there may be one."""
+        cells = {Cell(*ids[:3]) for ids in self._rows} | {cell for cell, _ in self._failed}
+        # Hardly any: most task instances need no closer look.
+        return [cell in cells and self._tells(cell, map_index) for cell, map_index in places]
+
+    def _tells(self, cell: Cell, map_index: int) -> bool:
+        return (*cell, map_index) in self._rows or self.unanswered([cell], map_index) is not None
 
     def row(self, cell: Cell, map_index: int) -> Answer | None:
         """Return what is known of one task instance by its raw ids, None if no list had it."""

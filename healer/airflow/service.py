@@ -6,6 +6,7 @@ No question raises for what a server does: the answer is then Unknown, with a se
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import compress
 
 from msgspec import UNSET, Struct
 
@@ -55,6 +56,7 @@ class Airflow:
         self._marks = Watermarks()
         self._sizes = Sizes()
         self._resolved: dict[str, tuple[Cell, int]] = {}
+        self._cells: dict[Cell, Cell] = {}
 
     @property
     def name(self) -> str:
@@ -96,7 +98,8 @@ class Airflow:
         self._versions.doubt()
         self._resolver.start_audit()
         self._identities.start_audit()
-        cells = {cell for cell, _ in self._resolved.values()}
+        self._cells = {cell: cell for cell, _ in self._resolved.values()}
+        cells = set(self._cells)
         self._marks.keep_only(cells)
         self._sizes.start_audit(cells)
 
@@ -115,18 +118,18 @@ class Airflow:
 
         Of these Pods an earlier `look` must have found the task instance; others are not asked about.
         """
-        known = [pod for pod in pods if pod.uid in self._resolved]
+        found = [self._resolved.get(pod.uid) for pod in pods]
+        known, places = list(compress(pods, found)), [place for place in found if place is not None]
         if not known:
             return {}
         try:
             round_ = self._begin()
         except NoAnswerError as failed:
             return _unknown(known, failed)
-        wanted = _wanted(self._resolved[pod.uid] for pod in known)
-        harvest = self._collect(round_, wanted, Question(self._lately, whole=False))
-        told = [pod for pod in known if harvest.tells(*self._resolved[pod.uid])]
-        found = {pod.uid: self._ended(harvest, *self._resolved[pod.uid]) for pod in told}
-        return self._identified(round_, told, {uid: answer for uid, answer in found.items() if answer}, fresh=False)
+        harvest = self._collect(round_, _wanted(places), Question(self._lately, whole=False))
+        told = list(compress(known, harvest.tells(places)))
+        answers = {pod.uid: self._ended(harvest, *self._resolved[pod.uid]) for pod in told}
+        return self._identified(round_, told, {uid: answer for uid, answer in answers.items() if answer}, fresh=False)
 
     def ask_each(self, pods: Sequence[Pod]) -> dict[str, Answer]:
         """Return a fresh answer for every Pod, identity included: to confirm what is due."""
@@ -205,7 +208,8 @@ class Airflow:
         for uid, answer in answers.items():
             if isinstance(answer, Known):
                 task = answer.task
-                self._resolved[uid] = Cell(task.dag_id, task.run_id, task.task_id), task.map_index
+                cell = Cell(task.dag_id, task.run_id, task.task_id)
+                self._resolved[uid] = self._cells.setdefault(cell, cell), task.map_index
             elif not isinstance(answer, Unknown):
                 self._resolved.pop(uid, None)
 
