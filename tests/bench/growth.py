@@ -85,17 +85,23 @@ def _mix(pods: int, percent: int) -> list[Seat]:
 
 
 def _standing(world: World, pods: int, suspects: int) -> Row:
-    """What a quiet pass costs in report mode while so many suspects stand: passes each second, between two audits."""
+    """What a quiet pass costs in report mode while so many suspects stand: passes each second, between two audits.
+
+    Each was confirmed once, as if it were to be deleted. The limits are off, else that alone would take an hour.
+    """
     world.people([*population.live(pods - suspects), *population.ended_while_live(suspects)])
     installation = world.install("standing", interval="2s", auditInterval="24h")
-    installation.config["airflows"][0]["policy"] = {"minAge": "0s", "grace": "2s"}
+    installation.config["airflows"][0] |= {
+        "policy": {"minAge": "0s", "grace": "2s"},
+        "limits": {"deletionsPerMinute": None, "breaker": {"maxShare": 1}},
+    }
     with metered(world) as (url, meter), installation.run(mode="report", url=url) as healer:
 
         def passes() -> float:
             return healer.metric("pass_duration_seconds_count")
 
         def stand() -> bool:
-            return healer.metric("suspects") >= suspects and healer.metric("withheld", why="not-due") == 0
+            return healer.metric("withheld", why="report-mode") >= suspects
 
         wait_for(lambda: passes() >= 5 and stand(), timeout=600, interval=1, what=f"{suspects} suspects to stand")
         _wait_told(world)
