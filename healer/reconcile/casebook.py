@@ -6,7 +6,7 @@ to suspect and never to delete: whoever is acted on is asked about anew.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from typing import Protocol
 
 from msgspec import Struct
@@ -65,13 +65,21 @@ def owns(airflow: Claim, pod: Pod) -> bool:
 
 
 class Casebook:
-    """All records of one Airflow, by Pod uid."""
+    """All records of one Airflow, by Pod uid.
 
-    def __init__(self, terms: Terms) -> None:
-        """Start with no record."""
-        self._terms = terms
+    Most Pods are the same from pass to pass: what is told of all of them is kept as they change, not counted anew.
+    """
+
+    def __init__(self, terms: Terms, is_ours: Callable[[Pod], bool] = lambda _: True) -> None:
+        """Start with no record. `is_ours`: which Pods of a picture get one; of the same Pod it always says the same."""
+        self._terms, self._is_ours = terms, is_ours
         self._records: dict[str, Record] = {}
         self._wanted: set[str] = set()
+        self._doubted: set[str] = set()
+        self._unsettled: set[str] = set()
+        self._not_asked: set[str] = set()
+        self._active: set[str] = set()
+        self._uncounted: set[str] = set()
 
     def __iter__(self) -> Iterator[Record]:
         """All records."""
@@ -85,18 +93,27 @@ class Casebook:
         """Return one Pod's record."""
         return self._records.get(uid)
 
+    def pages(self) -> dict[str, Record]:
+        """Return all records by uid, as they are now."""
+        return dict(self._records)
+
     def meet(self, pods: Iterable[Pod]) -> tuple[list[Record], set[str]]:
         """Take over the picture of the Pods. Return the records that changed, and the uids that are gone."""
         known, self._records = self._records, {}
         changed = []
         for pod in pods:
             record = known.get(pod.uid)
-            if record is None or record.pod.resource_version != pod.resource_version:
-                record = self._changed(pod, record)
-                changed.append(record)
+            if record is None or record.pod is not pod:  # the same object is ours and has not changed
+                if not self._is_ours(pod):
+                    continue
+                if record is None or record.pod.resource_version != pod.resource_version:
+                    record = self._changed(pod, record)
+                    changed.append(record)
+                    self._note(record)
             self._records[pod.uid] = record
         gone = known.keys() - self._records.keys()
-        self._wanted -= gone
+        for uid in gone:
+            self._let_go(uid)
         return changed, gone
 
     def hear(self, pod: Pod, answer: Answer) -> Record:
@@ -112,12 +129,13 @@ class Casebook:
             if not (is_settled(record) and isinstance(answer, Unknown)):  # no pass query would tell more
                 self._wanted.add(pod.uid)
         self._records[pod.uid] = record
+        self._note(record)
         return record
 
     def drop(self, uid: str) -> None:
         """Forget a Pod; if it is still there, it comes back as a new one."""
         self._records.pop(uid, None)
-        self._wanted.discard(uid)
+        self._let_go(uid)
 
     def doubt(self, pod: Pod, why: str) -> Record:
         """Note that nothing could be asked about a Pod."""
@@ -125,11 +143,12 @@ class Casebook:
 
     def reassure(self, pods: Iterable[Pod]) -> None:
         """End the doubt about Pods that a clear answer covered without naming them: what was known still holds."""
-        for pod in pods:
+        for pod in pods if self._doubted else ():
             record = self._records.get(pod.uid)
             if record is not None and record.doubt is not None and record.answer is not None:
                 finding = judge(pod, record.answer, self._terms)
-                self._records[pod.uid] = Record(pod, finding, record.answer, before=record.before)
+                self._records[pod.uid] = reassured = Record(pod, finding, record.answer, before=record.before)
+                self._note(reassured)
 
     def to_look_at(self) -> list[Pod]:
         """Pods that are new, changed in a way that matters, or never answered for."""
@@ -137,11 +156,37 @@ class Casebook:
 
     def askable(self, unreadable: Collection[str]) -> list[Pod]:
         """Pods whose fate is Airflow's to tell, in namespaces that can be read."""
-        return [
-            record.pod
-            for record in self._records.values()
-            if record.finding.reason.block is not Block.NOT_OURS and record.pod.namespace not in unreadable
-        ]
+        pods = [record.pod for uid, record in self._records.items() if uid not in self._not_asked]
+        return [pod for pod in pods if pod.namespace not in unreadable] if unreadable else pods
+
+    @property
+    def unsettled(self) -> Set[str]:
+        """Uids of the Pods for which the pass query may not speak: their one task instance is not known."""
+        return self._unsettled
+
+    def active(self) -> int:
+        """Count the Pods that still work and are not on their way out."""
+        for uid in self._uncounted:
+            record = self._records.get(uid)
+            if record is not None and record.active and not record.pod.terminating:
+                self._active.add(uid)
+            else:
+                self._active.discard(uid)
+        self._uncounted.clear()
+        return len(self._active)
+
+    def _note(self, record: Record) -> None:
+        """Keep what is told of all records true of this one, which is new or was replaced."""
+        uid = record.pod.uid
+        self._uncounted.add(uid)
+        _enter(self._doubted, uid, record.doubt is not None)
+        _enter(self._unsettled, uid, not is_settled(record))
+        _enter(self._not_asked, uid, record.finding.reason.block is Block.NOT_OURS)
+
+    def _let_go(self, uid: str) -> None:
+        self._uncounted.add(uid)
+        for uids in (self._doubted, self._unsettled, self._not_asked, self._wanted):
+            uids.discard(uid)
 
     def _changed(self, pod: Pod, record: Record | None) -> Record:
         if record is None:
@@ -160,6 +205,13 @@ class Casebook:
 def is_settled(record: Record) -> bool:
     """Whether the pass query may speak for this Pod: its one task instance is known."""
     return isinstance(record.answer, Known)
+
+
+def _enter(uids: set[str], uid: str, belongs: bool) -> None:
+    if belongs:
+        uids.add(uid)
+    else:
+        uids.discard(uid)
 
 
 def _before(known: Record | None) -> TaskInstance | None:

@@ -6,6 +6,7 @@ number and together with what an audit asks anyway. Nothing that is found here i
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 
@@ -64,7 +65,10 @@ class Seen(Struct, frozen=True):
 
 
 class Lookout:
-    """Looks at all Pods of one Airflow after a pass. Used by one thread."""
+    """Looks at all Pods of one Airflow after a pass. Used by one thread.
+
+    Most Pods are the same from look to look: only those whose record changed are sorted anew.
+    """
 
     def __init__(self, config: AirflowConfig) -> None:
         """Start with nothing seen: what was before a restart is not known."""
@@ -72,17 +76,20 @@ class Lookout:
         self._limits = Thresholds(
             limits.pending, limits.terminating, limits.deferred, limits.uncertain, limits.gone, config.policy.grace
         )
+        self._records: Mapping[str, Record] = {}
+        self._together: dict[_Twins, tuple[str, ...]] = {}
+        self._several: set[_Twins] = set()
+        self._watched: dict[str, float] = {}
         self._kept: dict[str, dict[Reason, float]] = {}
-        self._used: dict[str, Record] = {}
         self._missing: dict[str, Missing] = {}
         self.seen = Seen()
         """What the last look has found."""
 
     def miss(self, uids: Set[str], now: Now) -> None:
         """Note which Pods have vanished; `now` is when that was seen."""
-        for uid in uids & self._used.keys():
-            record = self._used.pop(uid)
-            if isinstance(record.answer, Known):
+        for uid in uids:
+            record = self._records.get(uid)
+            if record is not None and isinstance(record.answer, Known) and _in_use(record):
                 self._missing[uid] = Missing(record.pod, record.answer.task, now.ours)
         for uid in list(self._missing)[:-MISSED]:
             del self._missing[uid]
@@ -99,19 +106,64 @@ class Lookout:
             self._hear(uid, answers[uid])
         return heard
 
-    def look(self, records: Iterable[Record], now: Now) -> None:
-        """Look at all Pods."""
-        records = list(records)
-        working = [record for record in records if works(record.pod, _task(record))]
-        self._used = {record.pod.uid: record for record in working if _in_use(record)}
-        twins = Counter(_twins(record.pod) for record in working if self._is_twin(record, now))
-        there = {_twins(record.pod) for record in records if works(record.pod, None)} if self._missing else set()
-        self._missing = {uid: each for uid, each in self._missing.items() if _twins(each.pod) not in there}
-        self._remember(records, now)
-        several = {key for key, count in twins.items() if count > 1}
-        worth = (record for record in records if _is_worth_a_look(record, several))
-        noted = {record.pod.uid: self._notices(record, twins, now) for record in worth}
+    def look(self, records: Mapping[str, Record], now: Now) -> None:
+        """Look at all Pods; `records`, by uid, must not change afterwards."""
+        self._sort(records, now)
+        self._missing = {uid: each for uid, each in self._missing.items() if not self._is_replaced(each)}
+        twins = {key: count for key in self._several if (count := self._count_twins(key, now)) > 1}
+        worth = {uid for uid, start in self._watched.items() if now.server is None or start <= now.server}
+        worth.update(uid for key in twins for uid in self._together[key])
+        noted = {uid: self._notices(records[uid], twins, now) for uid in worth}
         self.seen = Seen({uid: some for uid, some in noted.items() if some}, tuple(self._missed(now)))
+
+    def _sort(self, records: Mapping[str, Record], now: Now) -> None:
+        """Take over what has changed since the last look."""
+        before, self._records = self._records, records
+        for uid in before.keys() - records.keys():
+            self._part(_twins(before[uid].pod), uid)
+            self._watched.pop(uid, None)
+            self._kept.pop(uid, None)
+        for uid, record in records.items():
+            known = before.get(uid)
+            if known is not record:
+                self._regroup(uid, known, record)
+                self._remember(uid, record.finding.reason, now)
+                self._watch(uid, record)
+
+    def _regroup(self, uid: str, known: Record | None, record: Record) -> None:
+        """Put the Pod to those of the same task instance."""
+        key, old = _twins(record.pod), _twins(known.pod) if known is not None else None
+        if key == old:
+            return
+        if old is not None:
+            self._part(old, uid)
+        others = self._together.get(key, ())
+        self._together[key] = (*others, uid)
+        if others:
+            self._several.add(key)
+
+    def _part(self, key: _Twins, uid: str) -> None:
+        others = tuple(other for other in self._together.pop(key) if other != uid)
+        if others:
+            self._together[key] = others
+        if len(others) < 2:
+            self._several.discard(key)
+
+    def _watch(self, uid: str, record: Record) -> None:
+        start = _starts(record, self._limits)
+        if start < math.inf:
+            self._watched[uid] = start
+        else:
+            self._watched.pop(uid, None)
+
+    def _is_replaced(self, missing: Missing) -> bool:
+        """Whether another Pod of the task instance works."""
+        return any(works(self._records[uid].pod, None) for uid in self._together.get(_twins(missing.pod), ()))
+
+    def _count_twins(self, key: _Twins, now: Now) -> int:
+        """Count the Pods of a task instance that work at a time."""
+        together = (self._records[uid] for uid in self._together[key])
+        return sum(1 for record in together if works(record.pod, _task(record)) and self._is_twin(record, now))
 
     def _hear(self, uid: str, answer: Answer) -> None:
         missing = self._missing[uid]
@@ -124,16 +176,12 @@ class Lookout:
         if not isinstance(answer, Unknown):
             del self._missing[uid]
 
-    def _remember(self, records: Iterable[Record], now: Now) -> None:
-        """Remember since when each Pod is kept for an uncertain reason; an answer that failed does not end another."""
-        kept: dict[str, dict[Reason, float]] = {}
-        for record in records:
-            reason, uid = record.finding.reason, record.pod.uid
-            if reason in UNCERTAIN:
-                before = self._kept.get(uid, {})
-                others = before if reason is Reason.AIRFLOW_UNKNOWN else {}
-                kept[uid] = {**others, reason: before.get(reason, now.ours)}
-        self._kept = kept
+    def _remember(self, uid: str, reason: Reason, now: Now) -> None:
+        """Remember since when a Pod is kept for an uncertain reason; an answer that failed does not end another."""
+        before = self._kept.pop(uid, {})
+        if reason in UNCERTAIN:
+            others = before if reason is Reason.AIRFLOW_UNKNOWN else {}
+            self._kept[uid] = {**others, reason: before.get(reason, now.ours)}
 
     def _notices(self, record: Record, twins: Mapping[_Twins, int], now: Now) -> tuple[Noted, ...]:
         pod, reason = record.pod, record.finding.reason
@@ -155,7 +203,7 @@ class Lookout:
 def _in_use(record: Record) -> bool:
     """Whether a task instance uses the Pod, one that works, and would miss it."""
     task = _task(record)
-    used = record.finding.reason in {Reason.IN_USE, Reason.REATTACHED}
+    used = record.finding.reason in {Reason.IN_USE, Reason.REATTACHED} and works(record.pod, task)
     return used and task is not None and is_gone_from(task, task.try_number or 0)
 
 
@@ -167,16 +215,24 @@ def _is_waited_for(record: Record) -> bool:
     return record.finding.reason in WAITED_FOR or record.finding.reason is Reason.SUPERSEDED
 
 
-def _is_worth_a_look(record: Record, several: Set[_Twins]) -> bool:
-    """Whether any notice could apply: spares most Pods the rest. `several`: task instances with more than one Pod."""
-    reason = record.finding.reason
-    if reason in UNCERTAIN or reason is Reason.TERMINATING:
-        return True
-    if bool(several) and _twins(record.pod) in several:
-        return True
+def _starts(record: Record, limits: Thresholds) -> float:
+    """From when on, by the API server's clock, a notice may apply to this Pod alone; a second early, never late.
+
+    It spares most Pods the rest: for them the answer is never.
+    """
+    pod, reason = record.pod, record.finding.reason
+    if reason in UNCERTAIN:
+        return -math.inf
+    if reason is Reason.TERMINATING:
+        return -math.inf if pod.ends is None else pod.ends + limits.terminating - 1
+    if reason not in WAITED_FOR:
+        return math.inf
     task = _task(record)
-    waits = record.pod.phase == "Pending" or (task is not None and task.state == "deferred")
-    return waits and reason in WAITED_FOR
+    waits = [limits.pending] if pod.phase == "Pending" else []
+    waits += [limits.deferred] if task is not None and task.state == "deferred" else []
+    if not waits:
+        return math.inf
+    return -math.inf if pod.created is None else pod.created + min(waits) - 1
 
 
 def _twins(pod: Pod) -> _Twins:

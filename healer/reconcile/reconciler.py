@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from enum import Enum, auto
+from operator import attrgetter
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -23,7 +24,7 @@ from healer.config import AirflowConfig, Mode
 from healer.log import get_logger
 from healer.metrics import Metrics
 from healer.model import Action, Answer, Finding, Identity, Known, Pod, TaskInstance, Unknown, rfc3339
-from healer.reconcile.casebook import Casebook, Record, is_settled, owns
+from healer.reconcile.casebook import Casebook, Record, owns
 from healer.reconcile.chronicle import Chronicle
 from healer.reconcile.healing import Healed, Healing
 from healer.reconcile.ledger import Ledger
@@ -38,6 +39,8 @@ from healer.suspects import Now, Quarantine, Signature, Suspect
 from healer.waste import held
 
 log = get_logger(__name__)
+
+_reason = attrgetter("finding.reason")
 
 
 class Depth(Enum):
@@ -78,7 +81,7 @@ class Reconciler:
         """Start knowing nothing: safe, only later."""
         self.config, self._airflow, self._tools = config, airflow, tools
         terms = Terms(frozenset(config.policy.foreign_operators), config.policy.grace)
-        self._book = Casebook(terms)
+        self._book = Casebook(terms, lambda pod: owns(config, pod))
         self._quarantine = Quarantine(config.policy)
         self._healing = Healing(
             config,
@@ -115,7 +118,7 @@ class Reconciler:
         self._condemn(heard)
         self._announce()
         if depth is not Depth.DUE:
-            self._lookout.look(self._book, self._now())
+            self._lookout.look(self._book.pages(), self._now())
         self._measure(started)
 
     def look(self, pods: Iterable[Pod], unreadable: Mapping[str, str]) -> None:
@@ -125,7 +128,7 @@ class Reconciler:
             self._quarantine.observe(record.pod, record.finding, self._now())
         self._count_condemned()
         self._healed = Healed(self._healing.preview(self._now()))
-        self._lookout.look(self._book, self._now())
+        self._lookout.look(self._book.pages(), self._now())
 
     def next_event(self) -> float:
         """When there is something to do before the next regular pass, in monotonic seconds; infinite if nothing."""
@@ -156,7 +159,7 @@ class Reconciler:
     # --- ask and judge ------------------------------------------------------------------------------------------------
 
     def _meet(self, pods: Iterable[Pod], depth: Depth, unreadable: Mapping[str, str]) -> None:
-        changed, gone = self._book.meet(self._healing.settle(pod for pod in pods if owns(self.config, pod)))
+        changed, gone = self._book.meet(self._healing.settle(pods))
         self._regrets.vanish(gone)
         self._lookout.miss(gone, self._now())
         self._forget(gone)
@@ -205,14 +208,11 @@ class Reconciler:
         changed |= {pod.uid: pod for pod in self._regrets.to_ask(audit=False)}
         wanted = [pod for uid, pod in changed.items() if uid not in asked]
         answers = _complete(wanted, self._airflow.look(wanted)) if wanted else {}
-        skipped = asked | answers.keys()
-        rest = [r.pod for r in self._book if self._is_quiet(r) and r.pod.uid in pods and r.pod.uid not in skipped]
+        others = {suspect.pod.uid for suspect in self._quarantine} | self._book.unsettled | asked | answers.keys()
+        rest = [pod for uid, pod in pods.items() if uid not in others]
         ended = self._airflow.ended_lately(rest) if rest else {}
         self._book.reassure(pod for pod in rest if pod.uid not in ended)
         return answers | ended
-
-    def _is_quiet(self, record: Record) -> bool:
-        return is_settled(record) and record.pod.uid not in self._quarantine
 
     def _hear(self, answers: Mapping[str, Answer]) -> list[Record]:
         records = []
@@ -331,7 +331,7 @@ class Reconciler:
 
     def _count_condemned(self) -> None:
         """Let the breaker count, before anything is deleted, how much of what works is condemned."""
-        active = sum(1 for record in self._book if record.active and not record.pod.terminating)
+        active = self._book.active()
         condemned = sum(1 for s in self._quarantine if s.active and s.action is Action.DELETE)
         breaker, lifted = self._healing.breaker, self._tools.lifted(self.config.name)
         was_open, was_lifted, self._lifted = breaker.is_open, self._lifted, lifted
@@ -368,7 +368,7 @@ class Reconciler:
     def _measure(self, started: float) -> None:
         metrics, name = self._tools.metrics, self.config.name
         suspects = list(self._quarantine)
-        metrics.pods(name, Counter(record.finding.reason for record in self._book))
+        metrics.pods(name, Counter(map(_reason, self._book)))
         metrics.suspects(name, self._quarantine.counts())
         metrics.withheld(name, Counter(self._healed.withheld.values()))
         metrics.held(name, held(suspect.pod for suspect in suspects))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from healer.model import Absent, Answer, Identity, Known, Pod, Reason, Unknown
-from healer.reconcile.casebook import Casebook, owns
+from healer.model import Absent, Answer, Block, Identity, Known, Pod, Reason, Unknown
+from healer.reconcile.casebook import Casebook, is_settled, owns
 from healer.rules import Terms
 from tests.unit.fakes import ORPHANED, RUNNING, an_airflow
 from tests.unit.strategies import BASE_ENDED, a_done_pod, a_pod, a_task, ended
@@ -159,3 +162,58 @@ def test_pods_that_vanish_are_told_and_leave_nothing_behind() -> None:
 def test_nobody_is_asked_about_in_a_namespace_that_can_not_be_read_nor_where_the_pod_alone_decides() -> None:
     pods = [a_pod(), a_pod(uid="b", namespace="dark"), a_pod(uid="c", protected=True), a_pod(uid="d", dag_id=None)]
     assert [pod.uid for pod in a_book(*pods).askable({"dark"})] == ["uid-1"]
+
+
+# --- what is kept as the records change, instead of being counted anew ------------------------------------------------
+
+PICTURES = st.dictionaries(
+    st.sampled_from("abcd"),
+    st.sampled_from(
+        [
+            {},
+            {"phase": "Succeeded"},
+            {"phase": "Failed", "containers": (BASE_ENDED,)},
+            {"containers": (BASE_ENDED,)},
+            {"terminating": True},
+            {"stamp": "another"},
+            {"protected": True},
+        ]
+    ),
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("meet"), PICTURES),
+        st.tuples(st.just("hear"), st.sampled_from("abcd"), st.sampled_from([RUNNING, ORPHANED, DOWN, HALF])),
+        st.tuples(st.just("drop"), st.sampled_from("abcd")),
+        st.tuples(st.just("reassure"), st.just(None)),
+    ),
+    max_size=12,
+)
+
+
+@given(STEPS)
+def test_what_is_told_of_all_pods_is_what_counting_them_tells(steps: list[Any]) -> None:
+    airflow, versions = an_airflow(), itertools.count()
+    book = Casebook(Terms(), lambda pod: owns(airflow, pod))
+    for kind, *what in steps:
+        if kind == "meet":
+            before = {record.pod.uid: record.pod for record in book}
+            picture = [a_pod(uid=uid, resource_version=str(next(versions)), **how) for uid, how in what[0].items()]
+            _, gone = book.meet(picture)
+            ours = {pod.uid for pod in picture if owns(airflow, pod)}
+            assert (set(book.pages()), gone) == (ours, before.keys() - ours)
+            again = book.meet(picture)
+            assert again == ([], set()), "the same objects once more"
+        elif kind == "hear" and (record := book.get(what[0])) is not None:
+            book.hear(record.pod, what[1])
+        elif kind == "drop":
+            book.drop(what[0])
+        elif kind == "reassure":
+            book.reassure([record.pod for record in book])
+            assert not [r for r in book if r.doubt is not None and r.answer is not None]
+        assert book.active() == sum(1 for r in book if r.active and not r.pod.terminating)
+        assert book._doubted == {r.pod.uid for r in book if r.doubt is not None}
+        assert book.unsettled == {r.pod.uid for r in book if not is_settled(r)}
+        ours = [r.pod for r in book if r.finding.reason.block is not Block.NOT_OURS]
+        assert book.askable(()) == ours
+        assert book._active <= set(book.pages())

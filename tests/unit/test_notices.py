@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from healer.board import Board
 from healer.cli.remote import Findings
@@ -15,10 +17,13 @@ from healer.leader import SoleReplica
 from healer.model import Absent, Known, Pod, Reason
 from healer.notices import UNCERTAIN, WAITED_FOR, Notice, Sight, Thresholds, notices
 from healer.reconcile import Depth
-from healer.reconcile.lookout import ASKED
+from healer.reconcile.casebook import Record
+from healer.reconcile.lookout import ASKED, Lookout
+from healer.rules import Terms, judge
+from healer.suspects import Now
 from tests.unit.cli_world import Answer, Seen, kpo_healer, kubernetes, serving, undisturbed_logging, with_row, world
 from tests.unit.cluster_server import page, raw_pod
-from tests.unit.fakes import NOT_KNOWN, ORPHANED, PROMPT, RUNNING, World
+from tests.unit.fakes import NOT_KNOWN, ORPHANED, PROMPT, RUNNING, World, an_airflow
 from tests.unit.strategies import CREATED, SIDECAR, a_pod, a_task
 
 LIMITS = Thresholds(pending=600, terminating=600, deferred=86400, uncertain=86400, gone=600, settled=120)
@@ -111,6 +116,34 @@ class TestWaiting:
         assert (pod.terminating, pod.ends) == (True, 60.0)
 
 
+PICTURES = st.dictionaries(
+    st.sampled_from("abcdef"),
+    st.tuples(
+        st.sampled_from(["t-1", "t-2"]),
+        st.sampled_from(
+            [
+                {},
+                {"phase": "Pending"},
+                {"phase": "Pending", "created": None},
+                {"phase": "Succeeded"},
+                {"terminating": True},
+                {"terminating": True, "ends": CREATED + 30},
+            ]
+        ).map(lambda some: tuple(some.items())),
+        st.sampled_from([RUNNING, DEFERRED, ORPHANED, NOT_KNOWN, Absent(0.0, "no DAG")]),
+    ),
+)
+
+
+def a_record(uid: str, task: str, how: tuple[tuple[str, Any], ...], answer: Any) -> Record:
+    pod = a_pod(uid=uid, task_id=task, **dict(how))
+    return Record(pod, judge(pod, answer, Terms()), answer)
+
+
+def sight(record: Record, now: Now) -> Sight:
+    return Sight(record.pod, record.finding.reason, record.answer, now.server)
+
+
 def noted(world: World) -> dict[str, list[str]]:
     """The notices by Pod uid."""
     found: dict[str, list[str]] = {}
@@ -162,6 +195,21 @@ class TestLookout:
         assert noted(world) == {"a": ["stuck-pending", "deferred-long"], "b": ["uncertain-long"]}
         assert world.deleted == []
         assert world.metric("suspects", reason="orphaned", action="delete") == 0
+
+    @given(st.lists(PICTURES, min_size=1, max_size=6))
+    def test_what_has_changed_since_the_last_look_is_all_that_must_be_sorted(self, pictures: list[Any]) -> None:
+        """Looking again and again finds what a first look finds."""
+        config, kept = an_airflow(notices={"uncertain": "0s"}), dict[Any, Record]()
+        lookout = Lookout(config)
+        for number, picture in enumerate(pictures):
+            records = {uid: kept.setdefault((uid, how), a_record(uid, *how)) for uid, how in picture.items()}
+            now = Now(0.0, None if number == 3 else CREATED + 600.0 * 12**number)
+            lookout.look(records, now)
+            first = Lookout(config)
+            first.look(records, now)
+            assert lookout.seen == first.seen
+            alone = {uid for uid, record in records.items() if notices(sight(record, now), first._limits)}
+            assert alone <= lookout.seen.noted.keys()
 
 
 class TestMissing:

@@ -23,7 +23,7 @@ from healer.cluster import Lease
 from healer.guard import Budget
 from healer.model import Finding, Identity, Known, Pod, TaskInstance, Unknown
 from healer.reconcile import Reconciler
-from healer.reconcile.casebook import Record
+from healer.reconcile.casebook import Casebook, Record
 from healer.reconcile.healing import Healing
 from healer.suspects import Suspect
 from tests.simulation.exhaustive.model import Claim, LeaseRecord, Row, Side, Sight, Worker, World
@@ -43,13 +43,18 @@ UNTOLD = {
     (Reconciler, "_announced"),
     (Reconciler, "_ledger"),
     (Reconciler, "_lookout"),
+    (Casebook, "_doubted"),
+    (Casebook, "_unsettled"),
+    (Casebook, "_not_asked"),
+    (Casebook, "_active"),
+    (Casebook, "_uncounted"),
     (Healing, "_failures"),
     (Healing, "_tried"),
     (Healing, "_waiting"),
     (Budget, "_filled"),
 }
-"""Attributes that decide nothing here: what is told, when the next pass is due (any time will do), and the fill of a
-budget without limit."""
+"""Attributes that decide nothing here: what is told, when the next pass is due (any time will do), the fill of a
+budget without limit, and what follows from the records."""
 
 _encode = msgspec.msgpack.Encoder().encode
 

@@ -146,7 +146,29 @@ BUGS = (
     bug(
         "breaker divides by all",
         "the breaker's share is of all Pods, done ones included",
-        ("reconcile.reconciler", "if record.active and not record.pod.terminating)", "if record)"),
+        (
+            "reconcile.casebook",
+            "if record is not None and record.active and not record.pod.terminating:",
+            "if record is not None:",
+        ),
+    ),
+    bug(
+        "breaker counts the gone",
+        "Pods that are gone count on as active",
+        (
+            "reconcile.casebook",
+            "        self._uncounted.add(uid)\n        for uids in",
+            "        for uids in",
+        ),
+    ),
+    bug(
+        "breaker counts once",
+        "a Pod counts for ever as it was first met",
+        (
+            "reconcile.casebook",
+            "        uid = record.pod.uid\n        self._uncounted.add(uid)\n",
+            "        uid = record.pod.uid\n        if uid not in self._active:\n            self._uncounted.add(uid)\n",
+        ),
     ),
     bug(
         "budget never spent",
