@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -64,6 +64,36 @@ class Seen(Struct, frozen=True):
         return of_pods + Counter(noted.notice for _, noted in self.missing)
 
 
+class _Together:
+    """Which Pods are of the same task instance. Most are alone, and need no set of their own."""
+
+    def __init__(self) -> None:
+        self._alone: dict[_Twins, str] = {}
+        self.several: dict[_Twins, set[str]] = {}
+
+    def of(self, key: _Twins) -> Collection[str]:
+        """The uids of these Pods."""
+        if key in self._alone:
+            return (self._alone[key],)
+        return self.several.get(key, ())
+
+    def join(self, key: _Twins, uid: str) -> None:
+        if key in self._alone:
+            self.several[key] = {self._alone.pop(key)}
+        if key in self.several:
+            self.several[key].add(uid)
+        else:
+            self._alone[key] = uid
+
+    def part(self, key: _Twins, uid: str) -> None:
+        if key in self._alone:
+            del self._alone[key]
+            return
+        self.several[key].remove(uid)
+        if len(self.several[key]) == 1:
+            self._alone[key] = self.several.pop(key).pop()
+
+
 class Lookout:
     """Looks at all Pods of one Airflow after a pass. Used by one thread.
 
@@ -77,8 +107,7 @@ class Lookout:
             limits.pending, limits.terminating, limits.deferred, limits.uncertain, limits.gone, config.policy.grace
         )
         self._records: Mapping[str, Record] = {}
-        self._together: dict[_Twins, tuple[str, ...]] = {}
-        self._several: set[_Twins] = set()
+        self._together = _Together()
         self._watched: dict[str, float] = {}
         self._kept: dict[str, dict[Reason, float]] = {}
         self._missing: dict[str, Missing] = {}
@@ -110,9 +139,10 @@ class Lookout:
         """Look at all Pods; `records`, by uid, must not change afterwards."""
         self._sort(records, now)
         self._missing = {uid: each for uid, each in self._missing.items() if not self._is_replaced(each)}
-        twins = {key: count for key in self._several if (count := self._count_twins(key, now)) > 1}
+        several = self._together.several.items()
+        twins = {key: count for key, uids in several if (count := self._count_twins(uids, now)) > 1}
         worth = {uid for uid, start in self._watched.items() if now.server is None or start <= now.server}
-        worth.update(uid for key in twins for uid in self._together[key])
+        worth.update(uid for key in twins for uid in self._together.of(key))
         noted = {uid: self._notices(records[uid], twins, now) for uid in worth}
         self.seen = Seen({uid: some for uid, some in noted.items() if some}, tuple(self._missed(now)))
 
@@ -120,7 +150,7 @@ class Lookout:
         """Take over what has changed since the last look."""
         before, self._records = self._records, records
         for uid in before.keys() - records.keys():
-            self._part(_twins(before[uid].pod), uid)
+            self._together.part(_twins(before[uid].pod), uid)
             self._watched.pop(uid, None)
             self._kept.pop(uid, None)
         for uid, record in records.items():
@@ -133,21 +163,10 @@ class Lookout:
     def _regroup(self, uid: str, known: Record | None, record: Record) -> None:
         """Put the Pod to those of the same task instance."""
         key, old = _twins(record.pod), _twins(known.pod) if known is not None else None
-        if key == old:
-            return
-        if old is not None:
-            self._part(old, uid)
-        others = self._together.get(key, ())
-        self._together[key] = (*others, uid)
-        if others:
-            self._several.add(key)
-
-    def _part(self, key: _Twins, uid: str) -> None:
-        others = tuple(other for other in self._together.pop(key) if other != uid)
-        if others:
-            self._together[key] = others
-        if len(others) < 2:
-            self._several.discard(key)
+        if key != old:
+            if old is not None:
+                self._together.part(old, uid)
+            self._together.join(key, uid)
 
     def _watch(self, uid: str, record: Record) -> None:
         start = _starts(record, self._limits)
@@ -158,12 +177,12 @@ class Lookout:
 
     def _is_replaced(self, missing: Missing) -> bool:
         """Whether another Pod of the task instance works."""
-        return any(works(self._records[uid].pod, None) for uid in self._together.get(_twins(missing.pod), ()))
+        return any(works(self._records[uid].pod, None) for uid in self._together.of(_twins(missing.pod)))
 
-    def _count_twins(self, key: _Twins, now: Now) -> int:
-        """Count the Pods of a task instance that work at a time."""
-        together = (self._records[uid] for uid in self._together[key])
-        return sum(1 for record in together if works(record.pod, _task(record)) and self._is_twin(record, now))
+    def _count_twins(self, uids: Iterable[str], now: Now) -> int:
+        """Count those of a task instance's Pods that work at a time."""
+        records = (self._records[uid] for uid in uids)
+        return sum(1 for record in records if works(record.pod, _task(record)) and self._is_twin(record, now))
 
     def _hear(self, uid: str, answer: Answer) -> None:
         missing = self._missing[uid]
