@@ -136,4 +136,4 @@ def clear_before_the_delete(world: World, door: Door, index: int) -> None:
     def clear() -> None:
         world.airflow.update(world.dag, RUN, "cleared", map_index=index, state="running", end_date=None)
 
-    door.once(part, lambda: door.once(part, clear))
+    door.once(part, clear, after=1)

@@ -21,6 +21,7 @@ _OF_THE_HOP: Final = {"connection", "transfer-encoding", "content-length", "host
 class _Watcher:
     part: str
     act: Callable[[], object]
+    left: int
 
 
 class Door:
@@ -46,14 +47,20 @@ class Door:
         self._thread.join()
         self._client.close()
 
-    def once(self, part: str, act: Callable[[], object]) -> None:
-        """Calls `act` when a request comes whose decoded path holds `part`, before it is passed on; the first time."""
+    def once(self, part: str, act: Callable[[], object], *, after: int = 0) -> None:
+        """Calls `act` when a request comes whose decoded path holds `part`, before it is passed on.
+
+        The first time, or `after` so many others.
+        """
         with self._lock:
-            self._watchers.append(_Watcher(part, act))
+            self._watchers.append(_Watcher(part, act, after))
 
     def _due(self, path: str) -> list[_Watcher]:
         with self._lock:
-            due = [watcher for watcher in self._watchers if watcher.part in unquote(path)]
+            met = [watcher for watcher in self._watchers if watcher.part in unquote(path)]
+            due = [watcher for watcher in met if watcher.left == 0]
+            for watcher in met:
+                watcher.left -= 1
             self._watchers = [watcher for watcher in self._watchers if watcher not in due]
         return due
 

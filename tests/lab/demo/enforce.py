@@ -19,7 +19,7 @@ T = TypeVar("T")
 PATIENCE: Final = 45.0
 """Seconds without any progress after which nothing more is expected to go."""
 
-LAST_PASSES: Final = 8
+LAST_PASSES: Final = 14
 """Passes after the last deletion, audits among them, in which nothing more may go."""
 
 
@@ -40,8 +40,9 @@ class Enforcement:
             "kpo-healer in enforce mode", "it waits 5 s for orphans, 10 s for finished, 15 s for kept Pods"
         )
         run, task = self._plot.renamed.run, self._plot.renamed.task
-        # A single question about this task instance is asked for its second sighting, just before the DELETE.
-        door.once(f"/dagRuns/{run}/taskInstances/{task}/-1", self._take_the_name)
+        # The first single question about this task instance is its second sighting; the next one asks for confirmation,
+        # just before the DELETE. No audit comes between them, whose lists would take their place.
+        door.once(f"/dagRuns/{run}/taskInstances/{task}/-1", self._take_the_name, after=1)
         for step in (self._keep_pod, self._let_adopt, self._follow):
             try:
                 step()

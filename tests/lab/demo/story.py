@@ -62,6 +62,10 @@ class _Kubeconfig:
     kubeconfig: Path
 
 
+AUDIT: Final = "12s"
+"""Between audits in enforce mode: longer than an orphan's grace, so that single questions lead up to its DELETE."""
+
+
 class Story:
     """Leads through the acts. good: whether all was as it should be, None as long as that is open."""
 
@@ -84,6 +88,7 @@ class Story:
         )
         self._look(stage, plot, installation)
         self._report(stage, installation)
+        installation.config["auditInterval"] = AUDIT
         door = stack.enter_context(Door(airflow.url))
         mark, since = cluster.audit_mark(), stage.now()
         healer = stack.enter_context(installation.run(mode="enforce", url=door.url))
