@@ -39,8 +39,8 @@ simulate: $(READY) ## random histories against the real code, on all cores: N=10
 	@$(BIN)/python -m tests.simulation --n $(or $(N),10000) --seed $(or $(SEED),1) \
 		$(if $(PROCESSES),--processes $(PROCESSES)) $(if $(REPORT),--report $(REPORT))
 
-planted: $(READY) ## bugs planted into the healer, each of which the simulation must catch: N=20000 histories at most
-	@$(BIN)/python -m tests.simulation.planted --n $(or $(N),20000)
+planted: $(READY) ## bugs planted into the healer, each of which the simulation must catch: N=50000 histories at most
+	@$(BIN)/python -m tests.simulation.planted --n $(or $(N),50000)
 
 exhaustive: $(READY) ## every order of events up to a depth, against the real code: DEPTH=3 PROCESSES=<cores> REPORT=<file>
 	@$(BIN)/python -m tests.simulation.exhaustive --depth $(or $(DEPTH),3) \

@@ -51,7 +51,7 @@ def record(found: Sequence[Hunt]) -> None:
 def main() -> int:
     """Hunt, show the table, return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=20_000, help="histories in which a bug must show")
+    parser.add_argument("--n", type=int, default=50_000, help="histories in which a bug must show")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first history")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", nargs="*", default=[], help="names of bugs")
