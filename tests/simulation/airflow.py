@@ -131,6 +131,8 @@ class Task:
     retries: int = 1
     past: list[Snapshot] = field(default_factory=list)
     revived: set[int] = field(default_factory=set)
+    unnamed: set[int] = field(default_factory=set)
+    """Ids under which it lost what named its Pod, though it may have ended before: it was removed then."""
     idents: int = 1
     starting_until: float = -math.inf
 

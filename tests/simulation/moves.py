@@ -390,6 +390,8 @@ def _expires(world: World, task: Task, choice: float) -> str:
         task.stored = None
     else:
         task.xcom = None
+    if task.state == "removed":
+        task.unnamed.add(task.ident)
     return "loses what named its Pod"
 
 

@@ -193,8 +193,10 @@ class Verdict:
         if pod.checked:
             reason = self._expected_checked(pod, task)
         elif task.ended:
-            # After a restore the healer may go on keeping a copy of what Airflow once named: safe, until it restarts.
-            reason = None if task.ident in task.revived else self._expected_ended(pod, task)
+            # The healer may go on keeping a copy of what Airflow named when this try had ended before: safe, until it
+            # restarts. So after a restore, and where the task was removed meanwhile.
+            kept = task.ident in task.revived | task.unnamed
+            reason = None if kept else self._expected_ended(pod, task)
         else:
             reason = self._expected_superseded(pod, task, key.try_number)
         return reason if reason in self._wanted.deletes else None
