@@ -109,7 +109,7 @@ class Casebook:
                 if record is None or record.pod.resource_version != pod.resource_version:
                     record = self._changed(pod, record)
                     changed.append(record)
-                    self._note(record)
+                    self._put(record)
             self._records[pod.uid] = record
         gone = known.keys() - self._records.keys()
         for uid in gone:
@@ -128,8 +128,7 @@ class Casebook:
             record = Record(pod, finding, known.answer if known else None, answer, before)
             if not (is_settled(record) and isinstance(answer, Unknown)):  # no pass query would tell more
                 self._wanted.add(pod.uid)
-        self._records[pod.uid] = record
-        self._note(record)
+        self._put(record)
         return record
 
     def drop(self, uid: str) -> None:
@@ -147,8 +146,7 @@ class Casebook:
             record = self._records.get(pod.uid)
             if record is not None and record.doubt is not None and record.answer is not None:
                 finding = judge(pod, record.answer, self._terms)
-                self._records[pod.uid] = reassured = Record(pod, finding, record.answer, before=record.before)
-                self._note(reassured)
+                self._put(Record(pod, finding, record.answer, before=record.before))
 
     def to_look_at(self) -> list[Pod]:
         """Pods that are new, changed in a way that matters, or never answered for."""
@@ -168,17 +166,15 @@ class Casebook:
         """Count the Pods that still work and are not on their way out."""
         for uid in self._uncounted:
             record = self._records.get(uid)
-            if record is not None and record.active and not record.pod.terminating:
-                self._active.add(uid)
-            else:
-                self._active.discard(uid)
+            _enter(self._active, uid, record is not None and record.active and not record.pod.terminating)
         self._uncounted.clear()
         return len(self._active)
 
-    def _note(self, record: Record) -> None:
-        """Keep what is told of all records true of this one, which is new or was replaced."""
+    def _put(self, record: Record) -> None:
+        """Take in a record, new or in place of another, and keep what is told of all records true."""
         uid = record.pod.uid
         self._uncounted.add(uid)
+        self._records[uid] = record
         _enter(self._doubted, uid, record.doubt is not None)
         _enter(self._unsettled, uid, not is_settled(record))
         _enter(self._not_asked, uid, record.finding.reason.block is Block.NOT_OURS)

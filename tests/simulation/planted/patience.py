@@ -148,8 +148,8 @@ BUGS = (
         "the breaker's share is of all Pods, done ones included",
         (
             "reconcile.casebook",
-            "if record is not None and record.active and not record.pod.terminating:",
-            "if record is not None:",
+            "record is not None and record.active and not record.pod.terminating)",
+            "record is not None)",
         ),
     ),
     bug(
