@@ -6,14 +6,13 @@ becomes a row that lacks everything else, so that the rules call it unknown.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import datetime
 from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from healer.model import TaskInstance, shared
+from healer.model import TaskInstance, intern_bounded
 
 MASK = "***"
 """What Airflow's secrets masker puts in the place of a value: it tells nothing."""
@@ -21,14 +20,14 @@ MASK = "***"
 Instant = Annotated[datetime, Meta(tz=True)]
 
 
-class _Ids(Struct):
+class _TaskInstanceIds(Struct):
     dag_id: str
     dag_run_id: str
     task_id: str
     map_index: int
 
 
-class _Row(_Ids, kw_only=True):
+class _TaskInstanceRow(_TaskInstanceIds, kw_only=True):
     """`id` tells a try from the one after a clear, and the end tells that a Pod was made after it: both are needed."""
 
     id: str
@@ -45,21 +44,21 @@ class _Rendered(Struct):
     base_container_name: Raw = Raw(b"null")
 
 
-class _Page(Struct):
+class _TaskInstanceList(Struct):
     task_instances: list[Raw]
     total_entries: int
 
 
-class Page(Struct, frozen=True):
-    """A list of task instances. `spoiled` rows have no readable ids; `total` is how many Airflow says there are."""
+class TaskInstancePage(Struct, frozen=True):
+    """A list of task instances. `malformed` rows have no readable ids; `total` is how many Airflow says there are."""
 
     rows: tuple[TaskInstance, ...]
-    spoiled: int
+    malformed: int
     total: int
 
     def __len__(self) -> int:
         """How many rows came, readable or not."""
-        return len(self.rows) + self.spoiled
+        return len(self.rows) + self.malformed
 
     @property
     def short(self) -> bool:
@@ -67,12 +66,12 @@ class Page(Struct, frozen=True):
         return len(self) < self.total
 
 
-def page(body: bytes) -> Page:
+def page(body: bytes) -> TaskInstancePage:
     """Read a list of task instances. Raises msgspec.MsgspecError if the list as a whole can't be read."""
-    listed = _PAGE.decode(body)
+    listed = _TASK_INSTANCE_LIST.decode(body)
     found = [task_instance(raw) for raw in listed.task_instances]
     readable = tuple(row for row in found if row is not None)
-    return Page(readable, len(found) - len(readable), listed.total_entries)
+    return TaskInstancePage(readable, len(found) - len(readable), listed.total_entries)
 
 
 def task_instance(raw: Raw | bytes) -> TaskInstance | None:
@@ -83,9 +82,9 @@ def task_instance(raw: Raw | bytes) -> TaskInstance | None:
         return _ids_alone(raw)
     namespace, base = _rendered(row.rendered_fields)
     return TaskInstance(
-        dag_id=shared(row.dag_id),
-        run_id=shared(row.dag_run_id),
-        task_id=shared(row.task_id),
+        dag_id=intern_bounded(row.dag_id),
+        run_id=intern_bounded(row.dag_run_id),
+        task_id=intern_bounded(row.task_id),
         map_index=row.map_index,
         id=row.id,
         state=row.state,
@@ -153,6 +152,15 @@ class _Tasks(Struct):
     tasks: list[_Task]
 
 
+class _OfTask(Struct):
+    task_id: str
+
+
+class _Of(Struct):
+    task_instances: list[_OfTask]
+    total_entries: int
+
+
 class Ids(Struct, frozen=True):
     """A page of ids, and how many Airflow says there are."""
 
@@ -182,6 +190,12 @@ def task_ids(body: bytes) -> Ids:
     return Ids(listed, len(listed))
 
 
+def tasks_of_run(body: bytes) -> Ids:
+    """Read of a list of task instances whose tasks they are, once for each row."""
+    listed = _OF.decode(body)
+    return Ids(tuple(each.task_id for each in listed.task_instances), listed.total_entries)
+
+
 def dag_id(body: bytes) -> str:
     """Read the id of one DAG."""
     return _DAG.decode(body).dag_id
@@ -196,7 +210,7 @@ class _Token(Struct):
     access_token: str
 
 
-class _Version(Struct):
+class _VersionInfo(Struct):
     version: str
 
 
@@ -204,20 +218,9 @@ class _Detail(Struct):
     detail: Raw = Raw(b"null")
 
 
-class _Reason(Struct):
+class _StatusReason(Struct):
     reason: str = ""
     message: str = ""
-
-
-class _Entry(Struct):
-    value: Raw
-
-
-class PodName(Struct, frozen=True):
-    """What the state store keeps as `pod_identifier`. Raises nothing: a value without both is a malformed one."""
-
-    name: Annotated[str, Meta(min_length=1)]
-    namespace: Annotated[str, Meta(min_length=1)]
 
 
 def access_token(body: bytes) -> str:
@@ -239,27 +242,11 @@ def detail(body: bytes) -> str:
         except msgspec.MsgspecError:
             said = _REASON.decode(raw)
             return f"{said.reason} {said.message}".strip()[:300]
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
 
 
-def pod_identifier(body: bytes) -> PodName:
-    """Read the state store's `pod_identifier`. Raises msgspec.MsgspecError where it is not a name and a namespace."""
-    return _POD_NAME.decode(_unwrapped(_ENTRY.decode(body).value))
-
-
-def xcom_text(body: bytes) -> str:
-    """Read an XCom that is a text. Raises msgspec.MsgspecError where it is something else, or empty."""
-    text = _STRING.decode(_ENTRY.decode(body).value)
-    # Up to the version, a value comes as it is or as the JSON that the database holds.
-    with suppress(msgspec.MsgspecError):
-        text = _STRING.decode(text.encode())
-    if not text or text[0] in '"{[':
-        raise msgspec.ValidationError("the XCom's value is not a Pod's name")
-    return text
-
-
-class _Noted(Struct):
+class _NoteRow(Struct):
     note: str | None
 
 
@@ -273,28 +260,19 @@ def anything(_body: bytes) -> bool:
     return True
 
 
-def _unwrapped(raw: Raw) -> Raw | bytes:
-    """Return the JSON value, also where it was sent as a string of JSON."""
-    try:
-        return _STRING.decode(raw).encode()
-    except msgspec.MsgspecError:
-        return raw
-
-
-_ROW = msgspec.json.Decoder(_Row)
-_IDS = msgspec.json.Decoder(_Ids)
-_PAGE = msgspec.json.Decoder(_Page)
+_ROW = msgspec.json.Decoder(_TaskInstanceRow)
+_IDS = msgspec.json.Decoder(_TaskInstanceIds)
+_TASK_INSTANCE_LIST = msgspec.json.Decoder(_TaskInstanceList)
 _RENDERED = msgspec.json.Decoder(_Rendered)
 _STRING = msgspec.json.Decoder(str)
 _DAG = msgspec.json.Decoder(_Dag)
 _DAGS = msgspec.json.Decoder(_Dags)
 _RUN = msgspec.json.Decoder(_Run)
 _RUNS = msgspec.json.Decoder(_Runs)
+_OF = msgspec.json.Decoder(_Of)
 _TASKS = msgspec.json.Decoder(_Tasks)
 _TOKEN = msgspec.json.Decoder(_Token)
-_VERSION = msgspec.json.Decoder(_Version)
+_VERSION = msgspec.json.Decoder(_VersionInfo)
 _DETAIL = msgspec.json.Decoder(_Detail)
-_REASON = msgspec.json.Decoder(_Reason)
-_ENTRY = msgspec.json.Decoder(_Entry)
-_NOTED = msgspec.json.Decoder(_Noted)
-_POD_NAME = msgspec.json.Decoder(PodName)
+_REASON = msgspec.json.Decoder(_StatusReason)
+_NOTED = msgspec.json.Decoder(_NoteRow)

@@ -5,9 +5,9 @@ Imported with the first request: whoever asks nothing need not wait for it.
 
 from __future__ import annotations
 
-from healer.hollow import hollow
+from healer.import_stubs import stub_packages
 
-with hollow("airflow_client.client", "airflow_client.client.models"):
+with stub_packages("airflow_client.client", "airflow_client.client.models"):
     from airflow_client.client.api_client import ApiClient
     from airflow_client.client.configuration import Configuration
     from airflow_client.client.exceptions import OpenApiException

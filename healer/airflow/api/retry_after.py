@@ -5,17 +5,17 @@ Whoever asks meanwhile is told at once that there is no answer, so that its Pods
 
 from __future__ import annotations
 
-from healer.airflow.transport import NoAnswerError, Reach
-from healer.clock import steady
+from healer.clock import boottime
+from healer.errors import FailureScope, NoAnswerError
 from healer.log import get_logger
 
-LONGEST_PAUSE = 300.0
+MAX_RETRY_AFTER = 300.0
 """Seconds that are waited at most: a senseless figure must not end all healing."""
 
 log = get_logger(__name__)
 
 
-class Pause:
+class RetryAfter:
     """Until when one API server is not asked. Safe to use from several threads."""
 
     def __init__(self, airflow: str) -> None:
@@ -25,17 +25,17 @@ class Pause:
 
     def begin(self, why: str, code: str, seconds: float) -> NoAnswerError:
         """Ask nothing more for so long. Return the failure that says so; `why` is what the server has answered."""
-        seconds = min(seconds, LONGEST_PAUSE)
-        paused = steady() < self._until
-        self._until = max(self._until, steady() + seconds)
+        seconds = min(seconds, MAX_RETRY_AFTER)
+        paused = boottime() < self._until
+        self._until = max(self._until, boottime() + seconds)
         self._why = f"{why}; it is asked again {seconds:g} s later, as it wants"
         if not paused:  # several answers may be under way when the first one says so
             log.warning(
                 "Airflow wants to be left alone: nothing is asked meanwhile", airflow=self._airflow, why=self._why
             )
-        return NoAnswerError(self._why, Reach.SERVER, code)
+        return NoAnswerError(self._why, FailureScope.SERVER, code)
 
     def check(self) -> None:
         """Raise NoAnswerError while it lasts."""
-        if steady() < self._until:
-            raise NoAnswerError(self._why, Reach.SERVER, "paused")
+        if boottime() < self._until:
+            raise NoAnswerError(self._why, FailureScope.SERVER, "paused")

@@ -1,0 +1,1 @@
+"""One exchange with Airflow's API server: client, transport, credentials, schema, refusals."""
