@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from healer.labels import invert_run_id, parse, safe_label
+from healer.decision.labels import invert_run_id, parse, safe_label
 from healer.model import LabelKey, Labels
 from tests.lab.airflow_env import prepare
-from tests.unit.test_labels import EXAMPLES, some_run_id
+from tests.unit.decision.test_labels import EXAMPLES, some_run_id
 
 SCRIPT = Path(__file__).parents[1] / "lab" / "inside" / "labels.py"
 COUNT = 60_000

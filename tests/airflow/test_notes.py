@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from healer.airflow import Airflow as Asker
-from healer.airflow import Call, Mark, NoAnswerError, Noted
-from healer.airflow.notes import MARK
+from healer.airflow import Call, NoteResult, Status
+from healer.airflow.notes import PREFIX
 from healer.config import AirflowConfig
+from healer.errors import NoAnswerError
 from healer.model import TaskInstance
 from tests.lab.airflow import Airflow
 from tests.lab.airflow_seed import Dag, Run, Task
@@ -25,7 +26,7 @@ def asker(lab: Airflow, user: str, calls: list[Call] | None = None) -> Asker:
 
 
 def mark(airflow: Asker) -> Any:
-    return next(check.mark for check in airflow.probe().checks if check.name == "write notes")
+    return next(check.status for check in airflow.probe().checks if check.name == "write notes")
 
 
 @pytest.mark.parametrize("version", ["3.0.6", "3.1.8", "3.2.2", "3.3.2"])
@@ -45,20 +46,20 @@ def test_a_note_is_written_and_nothing_else_changes(airflow_of: Callable[[str], 
     airflow = asker(lab, "user", calls)
     for task, index in (("one", -1), ("many", 0), ("many", 1)):
         before = lab.task_instance(dag, RUN, task, index)
-        assert airflow.write_note(TaskInstance(dag, RUN, task, index), f"first {index}") is Noted.WRITTEN
-        assert airflow.write_note(TaskInstance(dag, RUN, task, index), "second") is Noted.WRITTEN
+        assert airflow.write_note(TaskInstance(dag, RUN, task, index), f"first {index}") is NoteResult.WRITTEN
+        assert airflow.write_note(TaskInstance(dag, RUN, task, index), "second") is NoteResult.WRITTEN
         after = lab.task_instance(dag, RUN, task, index)
-        assert after["note"] == f"{MARK}first {index}\n{MARK}second"
+        assert after["note"] == f"{PREFIX}first {index}\n{PREFIX}second"
         assert {**after, "note": None} == {**before, "note": None}
     print(f"Airflow {version}:", ", ".join(f"{call.call} {1000 * call.seconds:.0f} ms" for call in calls))
 
     path = f"/dags/{dag}/dagRuns/{RUN}/taskInstances/many/0"
     lab.request("PATCH", path, {"note": "mine"})
-    assert airflow.write_note(TaskInstance(dag, RUN, "many", 0), "third") is Noted.SPARED
+    assert airflow.write_note(TaskInstance(dag, RUN, "many", 0), "third") is NoteResult.SPARED
     assert lab.task_instance(dag, RUN, "many", 0)["note"] == "mine"
 
     rows = lab.sql("SELECT count(*) FROM log WHERE dag_id = ?", dag)
-    assert (mark(airflow), mark(asker(lab, "viewer"))) == (Mark.OK, Mark.WARN)
+    assert (mark(airflow), mark(asker(lab, "viewer"))) == (Status.OK, Status.WARN)
     assert lab.sql("SELECT count(*) FROM log WHERE dag_id = ?", dag) == rows, "the check leaves no trace"
     with pytest.raises(NoAnswerError, match="403"):
         asker(lab, "viewer").write_note(TaskInstance(dag, RUN, "one", -1), "fourth")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from healer.airflow.resolve import Cell
+from healer.airflow.api.task_key import TaskKey
 from healer.model import TaskInstance
 
 OVERLAP = 600.0
@@ -25,7 +25,7 @@ class Watermarks:
 
     def __init__(self) -> None:
         self._newest: float | None = None
-        self._marks: dict[Cell, float] = {}
+        self._marks: dict[TaskKey, float] = {}
 
     @property
     def newest(self) -> float | None:
@@ -41,32 +41,32 @@ class Watermarks:
         self._newest = later(self._newest, newest)
         return newest
 
-    def covered(self, cells: Iterable[Cell], until: float | None, *, first: bool) -> None:
-        """A complete answer about these cells has come, good until that time.
+    def covered(self, task_keys: Iterable[TaskKey], until: float | None, *, first: bool) -> None:
+        """A complete answer about these task keys has come, good until that time.
 
-        `first`: only for cells without a mark. An answer about some new Pods of a cell says nothing to its others.
+        `first`: only for task keys without a mark. An answer about some new Pods of a cell says nothing to its others.
         """
         if until is None:
             return
-        for cell in cells:
-            if not first or cell not in self._marks:
-                self._marks[cell] = until
+        for task_key in task_keys:
+            if not first or task_key not in self._marks:
+                self._marks[task_key] = until
 
-    def marked(self, cell: Cell) -> bool:
+    def marked(self, task_key: TaskKey) -> bool:
         """Whether there is a mark."""
-        return cell in self._marks
+        return task_key in self._marks
 
-    def since(self, cells: Iterable[Cell]) -> str | None:
-        """Return from when on to ask for the cells, as RFC 3339; None if there is one without a mark."""
-        marks = [self._marks.get(cell) for cell in cells]
+    def since(self, task_keys: Iterable[TaskKey]) -> str | None:
+        """Return from when on to ask for the task keys, as RFC 3339; None if there is one without a mark."""
+        marks = [self._marks.get(task_key) for task_key in task_keys]
         if not marks or None in marks:
             return None
         oldest = min(mark for mark in marks if mark is not None)
         return datetime.fromtimestamp(oldest - OVERLAP, UTC).isoformat()
 
-    def keep_only(self, cells: set[Cell]) -> None:
-        """Forget the marks of all other cells."""
-        self._marks = {cell: mark for cell, mark in self._marks.items() if cell in cells}
+    def keep_only(self, task_keys: set[TaskKey]) -> None:
+        """Forget the marks of all other task keys."""
+        self._marks = {task_key: mark for task_key, mark in self._marks.items() if task_key in task_keys}
 
 
 def later(one: float | None, other: float | None) -> float | None:
