@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 
 from msgspec import UNSET, Struct
 
-from healer.labels import parse, safe_label
+from healer.decision.labels import parse, safe_label
 from healer.model import (
     Absent,
     Ambiguous,
     Answer,
     Container,
+    DagDeleted,
     Finding,
     Known,
     LabelKey,
@@ -28,6 +29,7 @@ from healer.model import (
     RunDeleted,
     TaskInstance,
     Unknown,
+    printable,
     rfc3339,
 )
 
@@ -60,7 +62,7 @@ DEFAULT_BASE = "base"
 """KPO's default `base_container_name`."""
 
 
-class Terms(Struct, frozen=True):
+class RuleOptions(Struct, frozen=True):
     """What the policy adds to the rules: more foreign operators, and `grace` in seconds (age gap of a sibling)."""
 
     foreign_operators: frozenset[str] = frozenset()
@@ -75,12 +77,12 @@ class Step(Struct, frozen=True):
     why: str
 
 
-class Case(Struct, frozen=True):
+class RuleInput(Struct, frozen=True):
     """A Pod and its answer, with what the rules ask for again and again."""
 
     pod: Pod
     answer: Answer
-    terms: Terms
+    options: RuleOptions
     key: LabelKey | str
 
     @property
@@ -111,33 +113,39 @@ class Case(Struct, frozen=True):
 
     @property
     def done(self) -> bool:
-        """The Pod's work is over."""
-        return is_done(self.pod, base_name(self.known.task))
+        """The Pod's work is over, by the container that the task instance names, where one is known."""
+        return is_done(self.pod, base_name(self.answer.task if isinstance(self.answer, Known) else None))
+
+    @property
+    def namesake(self) -> bool:
+        """Of the very try that has ended, and Airflow names another Pod for it."""
+        return self.ended and self.label_try == self.task_try and _names_another(self)
 
 
-def judge(pod: Pod, answer: Answer, terms: Terms | None = None) -> Finding:
+def judge(pod: Pod, answer: Answer, options: RuleOptions | None = None) -> Finding:
     """Return the finding for a Pod: the first rule that matches, and its proof in one sentence. Never raises."""
-    case = Case(pod, answer, terms or Terms(), parse(pod.labels))
+    case = RuleInput(pod, answer, options or RuleOptions(), parse(pod.labels))
     task = answer.task if isinstance(answer, Known) else None
+    named = isinstance(answer, Known) and _names_with_namespace(case)
     for reason, matches, facts in RULES:
         if matches(case):
-            return Finding(reason, _printable(facts(case)), task)
+            return Finding(reason, printable(facts(case)), task, named, _is_contested(case))
     return Finding(Reason.UNEXPECTED_STATE, "no rule covers this combination", task)
 
 
-def trace(pod: Pod, answer: Answer, terms: Terms | None = None) -> Iterator[Step]:
+def trace(pod: Pod, answer: Answer, options: RuleOptions | None = None) -> Iterator[Step]:
     """Yield every rule tried, in order, up to the one that matches, with the facts that decided it."""
-    case = Case(pod, answer, terms or Terms(), parse(pod.labels))
+    case = RuleInput(pod, answer, options or RuleOptions(), parse(pod.labels))
     for reason, matches, facts in RULES:
         matched = matches(case)
-        yield Step(reason, matched, _printable(facts(case)))
+        yield Step(reason, matched, printable(facts(case)))
         if matched:
             return
 
 
-def untouchable(pod: Pod) -> bool:
+def decided_by_pod(pod: Pod) -> bool:
     """Whether the Pod alone decides, so that Airflow need not be asked."""
-    case = Case(pod, Unknown(0.0, ""), Terms(), parse(pod.labels))
+    case = RuleInput(pod, Unknown(0.0, ""), RuleOptions(), parse(pod.labels))
     return any(matches(case) for _, matches, _ in _OF_THE_POD)
 
 
@@ -163,13 +171,32 @@ def is_done(pod: Pod, base: str) -> bool:
 
 
 def needs_identity(pod: Pod, task: TaskInstance) -> bool:
-    """Whether a rule wants to know which Pod Airflow itself names: adopted? superseded? a copy of the real one?"""
+    """Whether a rule wants to know which Pod Airflow itself names: moved? adopted? superseded? a copy of the real one?
+
+    What KPO is through with (checked and done) works for nobody, whichever Airflow it is of.
+    """
     key = parse(pod.labels)
     if isinstance(key, str) or task.try_number is None or task.operator in JOB_OPERATORS:
         return False
+    if _is_rendered_elsewhere(pod, task):
+        return True
     if task.state in HELD:
         return key.try_number < task.try_number
-    return task.state in ENDED and key.try_number == task.try_number and not is_done(pod, base_name(task))
+    through = pod.checked and is_done(pod, base_name(task))
+    return task.state in ENDED and key.try_number == task.try_number and not through
+
+
+def may_prove_itself(pod: Pod, task: TaskInstance, *, refuted: bool) -> bool:
+    """Whether Airflow may name this very Pod, though no rule needs to know: that proves whose it is.
+
+    It is worth a question where the Pod still works, and where another Airflow's Pods refute the claim to its
+    namespace: what a later try adopted and what KPO has kept would stay there for ever, although Airflow names it.
+    """
+    key = parse(pod.labels)
+    if isinstance(key, str) or task.try_number is None or task.operator in JOB_OPERATORS:
+        return False
+    asked = refuted or not is_done(pod, base_name(task))
+    return asked and task.state in ENDED and key.try_number <= task.try_number
 
 
 def needs_siblings(pod: Pod, answer: Answer) -> bool:
@@ -179,7 +206,7 @@ def needs_siblings(pod: Pod, answer: Answer) -> bool:
     return answer.task.state in HELD and answer.identity.names_another(pod) and needs_identity(pod, answer.task)
 
 
-def replaces(sibling: Pod, case: Case) -> bool:
+def replaces(sibling: Pod, case: RuleInput) -> bool:
     """Whether this Pod is the living one of a later try that took the judged Pod's place (D4)."""
     pod, key, other = case.pod, case.key, parse(sibling.labels)
     if isinstance(key, str) or isinstance(other, str) or sibling.uid == pod.uid:
@@ -188,7 +215,7 @@ def replaces(sibling: Pod, case: Case) -> bool:
         return False
     if sibling.created is None or pod.created is None or not _named(sibling, case):
         return False
-    if not sibling.created - pod.created >= case.terms.grace:  # so written that a NaN proves nothing
+    if not sibling.created - pod.created >= case.options.grace:  # so written that a NaN proves nothing
         return False
     return key.same_task == other.same_task and key.try_number < other.try_number <= case.task_try
 
@@ -206,30 +233,29 @@ def rule_table() -> str:
     return "\n".join(lines)
 
 
-def _printable(text: str) -> str:
-    """Escape line breaks, control and direction marks: ids, operators and names are written by whoever writes DAGs."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 # --- block 1: not ours to touch ---------------------------------------------------------------------------------------
 
 
-def _malformed(case: Case) -> str:
+def _selection(case: RuleInput) -> str:
+    return f"the selector {'finds' if case.pod.selected else 'leaves out'} a Pod with its labels"
+
+
+def _malformed(case: RuleInput) -> str:
     return case.key if isinstance(case.key, str) else "all labels are well-formed"
 
 
 # --- block 2: not known -----------------------------------------------------------------------------------------------
 
 
-def _what_is_missing(case: Case) -> str | None:
+def _what_is_missing(case: RuleInput) -> str | None:
     """Return why the answer is not full and positive, None if it is."""
     answer = case.answer
     if isinstance(answer, Unknown):
         return answer.why or "no reason given"
     if isinstance(answer, RunDeleted) and not _fits_run(case.key, answer.dag_id, answer.run_id):
         return "Airflow's answer is about another run than the labels"
+    if isinstance(answer, DagDeleted) and not _fits_dag(case.key, answer.dag_id):
+        return "Airflow's answer is about another DAG than the labels"
     if not isinstance(answer, Known):
         return None
     task = answer.task
@@ -237,13 +263,15 @@ def _what_is_missing(case: Case) -> str | None:
         return "Airflow's row is about another task instance than the labels"
     if task.state is UNSET or task.try_number is None or not task.operator:
         return "Airflow's row lacks its state, try or operator"
-    return _identity_missing(case.pod, answer)
+    return _identity_missing(case)
 
 
-def _identity_missing(pod: Pod, answer: Known) -> str | None:
-    if answer.identity is None:
-        return "Airflow was not asked which Pod is in use" if needs_identity(pod, answer.task) else None
-    return answer.identity.failed
+def _identity_missing(case: RuleInput) -> str | None:
+    identity = case.known.identity
+    if identity is not None:
+        return identity.failed
+    needed = needs_identity(case.pod, case.known.task) and not _foreign(case)
+    return "Airflow was not asked which Pod is in use" if needed else None
 
 
 def _fits(key: LabelKey | str, task: TaskInstance) -> bool:
@@ -257,92 +285,121 @@ def _fits(key: LabelKey | str, task: TaskInstance) -> bool:
 
 
 def _fits_run(key: LabelKey | str, dag_id: str, run_id: str) -> bool:
-    return isinstance(key, LabelKey) and safe_label(dag_id) == key.dag_id and safe_label(run_id) == key.run_id
+    return isinstance(key, LabelKey) and _fits_dag(key, dag_id) and safe_label(run_id) == key.run_id
 
 
-def _why_not_known(case: Case) -> str:
+def _fits_dag(key: LabelKey | str, dag_id: str) -> bool:
+    return isinstance(key, LabelKey) and safe_label(dag_id) == key.dag_id
+
+
+def _why_not_known(case: RuleInput) -> str:
     return _what_is_missing(case) or "Airflow's answer is full"
 
 
-def _absence(case: Case) -> str:
+def _absence(case: RuleInput) -> str:
     answer = case.answer
     if isinstance(answer, RunDeleted):
         return f"DAG {answer.dag_id!r} exists and its run {answer.run_id!r} does not"
+    if isinstance(answer, DagDeleted):
+        return f"Airflow has no DAG {answer.dag_id!r}"
     if isinstance(answer, Absent | Ambiguous):
         return answer.why
     return "Airflow knows the task instance"
 
 
-def _foreign(case: Case) -> bool:
-    return case.known.task.operator in JOB_OPERATORS | case.terms.foreign_operators
+def _absence_and_work(case: RuleInput) -> str:
+    told = _absence(case)
+    return f"{told}; {_work(case)}" if isinstance(case.answer, RunDeleted | DagDeleted) else told
 
 
-def _elsewhere(case: Case) -> bool:
-    return case.known.task.namespace not in {None, "", case.pod.namespace}
+def _foreign(case: RuleInput) -> bool:
+    return case.known.task.operator in JOB_OPERATORS | case.options.foreign_operators
 
 
-def _namespaces(case: Case) -> str:
-    return f"rendered namespace {case.known.task.namespace or 'not known'}, the Pod's is {case.pod.namespace}"
+def _is_rendered_elsewhere(pod: Pod, task: TaskInstance) -> bool:
+    return task.namespace not in {None, "", pod.namespace}
 
 
-def _unexpected(case: Case) -> bool:
+def _elsewhere(case: RuleInput) -> bool:
+    """A hook may have moved the Pod: then Airflow names it where it is."""
+    return _is_rendered_elsewhere(case.pod, case.known.task) and not _names_with_namespace(case)
+
+
+def _namespaces(case: RuleInput) -> str:
+    where = f"rendered namespace {case.known.task.namespace or 'not known'}, the Pod's is {case.pod.namespace}"
+    return f"{where}; Airflow names this very Pod" if _names_with_namespace(case) else where
+
+
+def _unexpected(case: RuleInput) -> bool:
     return case.known.task.state not in ENDED | HELD | WAITING | BETWEEN | {REMOVED}
 
 
 # --- block 3: known ---------------------------------------------------------------------------------------------------
 
 
-def _adoptable(case: Case) -> bool:
+def _adoptable(case: RuleInput) -> bool:
     state = case.known.task.state
     return state in BETWEEN or (state in WAITING and case.label_try < case.task_try)
 
 
-def _in_use(case: Case) -> bool:
+def _in_use(case: RuleInput) -> bool:
     return case.label_try == case.task_try and case.known.task.state in HELD | WAITING
 
 
-def _names_this(case: Case) -> bool:
+def _names_this(case: RuleInput) -> bool:
     identity = case.known.identity
     return identity is not None and identity.names(case.pod)
 
 
-def _names_another(case: Case) -> bool:
+def _names_with_namespace(case: RuleInput) -> bool:
+    identity = case.known.identity
+    return identity is not None and identity.names_with_namespace(case.pod)
+
+
+def _is_contested(case: RuleInput) -> bool:
+    """Whether Airflow's own words speak against an earlier try's Pod that still works."""
+    if not isinstance(case.answer, Known) or isinstance(case.key, str) or case.task_try is None:
+        return False
+    return case.ended and case.label_try < case.task_try and not case.done and _names_another(case)
+
+
+def _names_another(case: RuleInput) -> bool:
     identity = case.known.identity
     return identity is not None and identity.names_another(case.pod)
 
 
-def _named(sibling: Pod, case: Case) -> bool:
+def _named(sibling: Pod, case: RuleInput) -> bool:
     identity = case.known.identity
     return identity is not None and identity.names(sibling)
 
 
-def _superseded(case: Case) -> bool:
+def _superseded(case: RuleInput) -> bool:
     return case.held and _names_another(case) and any(replaces(sibling, case) for sibling in case.known.siblings)
 
 
-def _postdates(case: Case) -> bool:
+def _postdates(case: RuleInput) -> bool:
     created, end = case.pod.created, case.known.task.end_date
     return case.ended and created is not None and end is not None and not created - end <= POSTDATE_TOLERANCE
 
 
-def _tries(case: Case) -> str:
+def _tries(case: RuleInput) -> str:
     state = case.known.task.state
     return f"task instance is {state or 'none (cleared)'} at try {case.task_try}, the Pod is of try {case.label_try}"
 
 
-def _tries_and_work(case: Case) -> str:
+def _tries_and_work(case: RuleInput) -> str:
     return f"{_tries(case)}, {_work(case)}"
 
 
-def _work(case: Case) -> str:
-    base = base_of(case.pod, base_name(case.known.task))
+def _work(case: RuleInput) -> str:
+    base = base_of(case.pod, base_name(case.answer.task if isinstance(case.answer, Known) else None))
     what = f"phase {case.pod.phase}"
     if base is not None and base.terminated:
         what += f", container {base.name} ended with exit code {base.exit_code}"
     return f"{'done' if case.done else 'active'} ({what}), {'checked' if case.pod.checked else 'not checked'} by KPO"
 
 
-def _identity(case: Case) -> str:
+def _identity(case: RuleInput) -> str:
     identity = case.known.identity
     if identity is None:
         return f"{_tries(case)}; not asked which Pod is in use"
@@ -350,16 +407,16 @@ def _identity(case: Case) -> str:
     return f"{_tries(case)}; Airflow names {names or 'no Pod'}"
 
 
-def _siblings(case: Case) -> str:
+def _siblings(case: RuleInput) -> str:
     living = [str(sibling) for sibling in case.known.siblings if replaces(sibling, case)]
     return f"{_identity(case)}; {'living sibling ' + living[0] if living else 'no living sibling of a later try'}"
 
 
-def _times(case: Case) -> str:
+def _times(case: RuleInput) -> str:
     return f"the task instance ended {_when(case.known.task.end_date)}, the Pod was made {_when(case.pod.created)}"
 
 
-def _ended_and_work(case: Case) -> str:
+def _ended_and_work(case: RuleInput) -> str:
     return f"{_tries_and_work(case)}; ended {_when(case.known.task.end_date)}"
 
 
@@ -367,10 +424,11 @@ def _when(seconds: float | None) -> str:
     return "at a time not known" if seconds is None else rfc3339(seconds) or "at an impossible time"
 
 
-Predicate = Callable[[Case], bool]
-Facts = Callable[[Case], str]
+Predicate = Callable[[RuleInput], bool]
+Facts = Callable[[RuleInput], str]
 
 _OF_THE_POD: tuple[tuple[Reason, Predicate, Facts], ...] = (
+    (Reason.NOT_SELECTED, lambda case: not case.pod.selected, _selection),
     (
         Reason.TERMINATING,
         lambda case: case.pod.terminating,
@@ -397,8 +455,13 @@ _OF_THE_POD: tuple[tuple[Reason, Predicate, Facts], ...] = (
 RULES: tuple[tuple[Reason, Predicate, Facts], ...] = (
     *_OF_THE_POD,
     (Reason.AIRFLOW_UNKNOWN, lambda case: _what_is_missing(case) is not None, _why_not_known),
+    (
+        Reason.PURGED,
+        lambda case: isinstance(case.answer, RunDeleted | DagDeleted) and case.done,
+        _absence_and_work,
+    ),
     (Reason.RUN_DELETED, lambda case: isinstance(case.answer, RunDeleted), _absence),
-    (Reason.ABSENT, lambda case: isinstance(case.answer, Absent), _absence),
+    (Reason.ABSENT, lambda case: isinstance(case.answer, Absent | DagDeleted), _absence),
     (Reason.LABELS_AMBIGUOUS, lambda case: not isinstance(case.answer, Known), _absence),
     (Reason.FOREIGN_OPERATOR, _foreign, lambda case: f"operator {case.known.task.operator}"),
     (Reason.ELSEWHERE, _elsewhere, _namespaces),
@@ -407,16 +470,16 @@ RULES: tuple[tuple[Reason, Predicate, Facts], ...] = (
     (Reason.IN_USE, _in_use, _tries),
     (Reason.REATTACHED, lambda case: case.held and _names_this(case), _identity),
     (Reason.KEPT, lambda case: case.pod.checked and case.done, _tries_and_work),
-    (Reason.ABANDONED, lambda case: case.pod.checked and not case.done, _tries_and_work),
+    (
+        Reason.ABANDONED,
+        lambda case: case.pod.checked and not case.done and not case.namesake,
+        lambda case: f"{_tries_and_work(case)}{', Airflow names another Pod' if case.namesake else ''}",
+    ),
     (Reason.ADOPTABLE, _adoptable, _tries),
     (Reason.SUPERSEDED, _superseded, _siblings),
     (Reason.ADOPTION_UNKNOWN, lambda case: case.held, _siblings),
     (Reason.TASK_REMOVED, lambda case: case.known.task.state == REMOVED, _tries_and_work),
-    (
-        Reason.OTHER_POD,
-        lambda case: case.ended and case.label_try == case.task_try and not case.done and _names_another(case),
-        _identity,
-    ),
+    (Reason.OTHER_POD, lambda case: case.namesake, _identity),
     (Reason.POSTDATES, _postdates, _times),
     (Reason.ORPHANED, lambda case: case.ended and not case.done, _ended_and_work),
     (Reason.FINISHED, lambda case: case.ended and case.done, _ended_and_work),

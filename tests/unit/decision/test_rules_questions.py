@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-import healer.rules
-from healer.labels import parse
-from healer.model import Absent, Answer, Container, Finding, Identity, Pod, Reason, TaskInstance, Unknown
-from healer.rules import Case, Terms, base_name, judge, needs_identity, needs_siblings, replaces
+import healer.decision.rules
+from healer.decision.labels import parse
+from healer.decision.rules import RuleInput, RuleOptions, base_name, judge, needs_identity, needs_siblings, replaces
+from healer.model import Absent, Answer, Container, Finding, NamedPods, Pod, Reason, TaskInstance, Unknown
 from tests.unit.strategies import (
     BASE_ENDED,
     NO_SOURCE,
@@ -42,8 +42,16 @@ TWIN = naming(a_sibling())
         pytest.param(False, a_pod(try_number="3"), LATER, id="try ahead"),
         pytest.param(False, a_pod(try_number="2"), ended(), id="try ahead of an end"),
         pytest.param(False, a_pod(), ended(try_number=2), id="an earlier try's"),
-        pytest.param(False, a_done_pod(), ended(), id="done"),
-        pytest.param(False, a_pod(containers=(BASE_ENDED, SIDECAR)), ended(), id="done, a sidecar runs on"),
+        pytest.param(True, a_done_pod(), ended(), id="done"),
+        pytest.param(True, a_pod(containers=(BASE_ENDED, SIDECAR)), ended(), id="done, a sidecar runs on"),
+        pytest.param(True, a_pod(checked=True), ended(), id="marked, and it works"),
+        pytest.param(False, a_done_pod(checked=True), ended(), id="marked and done"),
+        pytest.param(False, a_done_pod(), ended(try_number=2), id="done, an earlier try's"),
+        pytest.param(True, a_pod(), a_task("running", namespace="other"), id="has a hook moved it?"),
+        pytest.param(True, a_pod(), ended(try_number=2, namespace="other"), id="the same, an earlier try's"),
+        pytest.param(True, a_done_pod(checked=True), ended(namespace="other"), id="the same, marked and done"),
+        pytest.param(False, a_pod(), ended(try_number=2, namespace="airflow"), id="it is where the task says"),
+        pytest.param(False, a_pod(), ended(operator="GKEStartJobOperator", namespace="other"), id="a moved Job's"),
         pytest.param(False, a_pod(), a_task("queued", 2), id="the next try takes over"),
         pytest.param(False, a_pod(), a_task("removed"), id="removed"),
         pytest.param(False, a_pod(try_number=None), LATER, id="no label"),
@@ -66,7 +74,7 @@ def test_whose_identity_is_asked_for(needed: bool, pod: Pod, task: TaskInstance)
         pytest.param(False, known(LATER, naming(a_pod())), id="it names this Pod"),
         pytest.param(False, known(LATER, naming(a_pod(), a_sibling())), id="it names both"),
         pytest.param(False, known(LATER), id="it was not asked"),
-        pytest.param(False, known(LATER, Identity(TWIN.named, "XCom: 500")), id="a source failed"),
+        pytest.param(False, known(LATER, NamedPods(TWIN.named, "XCom: 500")), id="a source failed"),
         pytest.param(False, known(ended(), TWIN), id="ended"),
         pytest.param(False, known(a_task("running"), TWIN), id="in use"),
         pytest.param(False, Unknown(0.0, "timeout"), id="not known"),
@@ -77,8 +85,8 @@ def test_whose_siblings_are_read(needed: bool, answer: Answer) -> None:
     assert needs_siblings(a_pod(), answer) is needed
 
 
-def a_case(pod: Pod, task: TaskInstance) -> Case:
-    return Case(pod, known(task, TWIN, a_sibling()), Terms(), parse(pod.labels))
+def a_case(pod: Pod, task: TaskInstance) -> RuleInput:
+    return RuleInput(pod, known(task, TWIN, a_sibling()), RuleOptions(), parse(pod.labels))
 
 
 @pytest.mark.parametrize(
@@ -111,6 +119,6 @@ def test_without_a_row_the_base_container_has_kpos_default_name() -> None:
 
 def test_what_no_rule_covers_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rules cover all there is; should one be lost, nothing may follow from that."""
-    monkeypatch.setattr(healer.rules, "RULES", ())
+    monkeypatch.setattr(healer.decision.rules, "RULES", ())
     kept = Finding(Reason.UNEXPECTED_STATE, "no rule covers this combination", ended())
     assert judge(a_pod(), known(ended(), NO_SOURCE)) == kept

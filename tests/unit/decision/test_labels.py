@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from healer import labels
-from healer.labels import MAX_LABEL, MAX_PREFIX, invert_run_id, matching, may_be_hashed, parse, safe_label
+from healer.decision import labels
+from healer.decision.labels import MAX_LABEL, MAX_PREFIX, invert_run_id, matching, may_be_hashed, parse, safe_label
 from healer.model import LabelKey, Labels
 from tests.unit.strategies import a_pod
 
@@ -212,3 +212,28 @@ def test_parsing_is_total_and_what_is_parsed_is_what_stands_there(found: Labels)
     assert found.try_number == str(key.try_number)
     assert (found.map_index or "-1") == str(key.map_index)
     assert key.try_number >= 1
+
+
+@pytest.mark.parametrize("name", ["dag_id", "task_id", "run_id", "try_number", "map_index"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "m\0x", "a b", " a", "a ", "a/b", "a%2Fb", "a\nb", "\x1b[31m", "лента", "m\U0001f600", "m\u202egpj",
+        "m\u200b", "m\ud800", "x" * 64, "x" * 200_000,
+    ],
+)  # fmt: skip
+def test_a_label_that_kubernetes_could_not_hold_is_malformed_and_told_in_one_short_line(name: str, value: str) -> None:
+    fine = {"dag_id": "d", "task_id": "t", "run_id": "r", "try_number": "1", "map_index": "0"}
+    why = parse(Labels(**(fine | {name: value})))
+    assert isinstance(why, str)
+    assert why.startswith(f"label {name} is ")
+    assert why.isprintable()
+    assert len(why) < 500
+    assert value not in why or value.isascii()
+
+
+@pytest.mark.parametrize("value", ["..", ".", "-", "_a_", "a..b", "-427ba721e", "x" * 63])
+def test_an_odd_label_that_kpo_may_write_is_read(value: str) -> None:
+    key = parse(Labels(value, value, value, None, "1"))
+    assert not isinstance(key, str)
+    assert key.run_id == value

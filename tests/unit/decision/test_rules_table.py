@@ -16,27 +16,37 @@ import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
-import healer.labels
+import healer.decision.labels
+import healer.decision.rules
 import healer.model
-import healer.rules
-from healer.labels import safe_label
+from healer.decision.labels import safe_label
+from healer.decision.rules import (
+    RULES,
+    RuleOptions,
+    decided_by_pod,
+    judge,
+    needs_identity,
+    needs_siblings,
+    rule_table,
+    trace,
+)
 from healer.model import (
     ACTING,
     Absent,
     Action,
     Ambiguous,
     Answer,
-    Block,
     Container,
-    Identity,
+    DagDeleted,
     Known,
+    NamedPods,
     Pod,
     Reason,
+    RuleGroup,
     RunDeleted,
     TaskInstance,
     Unknown,
 )
-from healer.rules import RULES, Terms, judge, needs_identity, needs_siblings, rule_table, trace, untouchable
 from tests.unit.strategies import (
     BASE,
     BASE_ENDED,
@@ -69,13 +79,13 @@ class Row:
     answer: Answer
     rests_on: str = ""
     misses: str = ""
-    terms: Terms | None = None
+    terms: RuleOptions | None = None
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.sentence}"
 
 
-GONE = Identity(frozenset({("airflow", "load-gone")}))
+GONE = NamedPods(frozenset({("airflow", "load-gone")}))
 OVER = known(ended(), NO_SOURCE)
 """The task instance has succeeded, and Airflow has no Pod to name."""
 
@@ -100,6 +110,9 @@ def not_ours() -> list[Row]:
         for value in values
     ]
     return [
+        Row("not-selected", "an executor's worker, however it got here", a_pod(selected=False), OVER, "D24"),
+        Row("not-selected", "the same, protected and owned", a_pod(selected=False, protected=True, owned=True), OVER),
+        Row("orphaned", "the selector finds it", a_pod(selected=True), OVER, misses="not-selected"),
         Row("terminating", "it is being deleted already", a_pod(terminating=True), OVER),
         Row("orphaned", "it is not being deleted", a_pod(terminating=False), OVER, misses="terminating"),
         Row("protected", "a user took it out of the healer's hands", a_pod(protected=True), OVER),
@@ -188,10 +201,11 @@ def airflow_unknown() -> list[Row]:
             "airflow-unknown",
             "an identity source failed, though another one named a Pod",
             a_pod(),
-            known(a_task("running", 2), Identity(naming(a_sibling()).named, "XCom: 500"), a_sibling()),
+            known(a_task("running", 2), NamedPods(naming(a_sibling()).named, "XCom: 500"), a_sibling()),
             "D1",
         ),
-        Row("finished", "a done Pod needs no identity", a_done_pod(), known(ended()), "D14", misses="airflow-unknown"),
+        Row("airflow-unknown", "whose done Pod it is was not asked", a_done_pod(), known(ended()), "D1"),
+        Row("kept", "a marked one needs no name", a_done_pod(checked=True), known(ended()), "D7", "airflow-unknown"),
         Row("orphaned", "the identity sources have nothing", a_pod(), OVER, "D13", misses="airflow-unknown"),
         Row("airflow-unknown", "another run is deleted", a_pod(), RunDeleted(0.0, DAG_ID, "manual-1"), "D1"),
         Row("airflow-unknown", "another DAG's run is deleted", a_pod(), RunDeleted(0.0, "etl2", RUN_ID), "D1"),
@@ -203,7 +217,14 @@ def nothing_found() -> list[Row]:
     deleted = RunDeleted(0.0, DAG_ID, RUN_ID)
     return [
         Row("run-deleted", "the run is gone and its DAG is there", a_pod(), deleted, "D19"),
-        Row("run-deleted", "the same, and the Pod is done", a_done_pod(), deleted, "D19"),
+        Row("purged", "the same, and the Pod is done", a_done_pod(), deleted, "D25", "run-deleted"),
+        Row("purged", "the same, and KPO is through with it", a_done_pod(checked=True), deleted, "D25"),
+        Row("purged", "base ended, a sidecar runs on", a_pod(containers=(BASE_ENDED, SIDECAR)), deleted, "D25"),
+        Row("purged", "the DAG is gone with all its runs", a_done_pod(), DagDeleted(0.0, DAG_ID), "D25", "absent"),
+        Row("run-deleted", "only a sidecar ended", a_pod(containers=(BASE, SIDECAR_ENDED)), deleted, "D19", "purged"),
+        Row("absent", "the DAG is gone, and the Pod works", a_pod(), DagDeleted(0.0, DAG_ID), "D21", "purged"),
+        Row("absent", "done, and the DAG is not proven absent", a_done_pod(), Absent(0.0, "?"), "D18", "purged"),
+        Row("airflow-unknown", "another DAG is gone", a_done_pod(), DagDeleted(0.0, "etl2"), "D1", "purged"),
         Row(
             "absent",
             "the run is there, the task instance is not",
@@ -251,7 +272,7 @@ def of_another_kind() -> list[Row]:
             a_done_pod(),
             known(ended(operator="OurJobOperator")),
             "D24",
-            terms=Terms(foreign_operators=frozenset({"OurJobOperator"})),
+            terms=RuleOptions(foreign_operators=frozenset({"OurJobOperator"})),
         ),
         Row(
             "orphaned",
@@ -270,6 +291,38 @@ def of_another_kind() -> list[Row]:
             misses="foreign-operator",
         ),
         Row("elsewhere", "the task runs its Pods in other", a_pod(), known(ended(namespace="other"), NO_SOURCE), "D21"),
+        Row("elsewhere", "Airflow names another one", a_pod(), known(ended(namespace="other"), GONE), "D21"),
+        Row(
+            "elsewhere",
+            "Airflow names a Pod of this name, and no namespace",
+            a_pod(),
+            known(ended(namespace="other"), NamedPods(frozenset({(None, "load-1")}))),
+            "D21",
+        ),
+        Row(
+            "elsewhere",
+            "Airflow names a Pod of this name where the task says",
+            a_pod(),
+            known(ended(namespace="other"), NamedPods(frozenset({("other", "load-1")}))),
+            "D21",
+        ),
+        Row(
+            "orphaned",
+            "a hook has moved it, and Airflow names it here",
+            a_pod(),
+            known(ended(namespace="other"), naming(a_pod())),
+            "D13",
+            "elsewhere",
+        ),
+        Row(
+            "in-use",
+            "a hook has moved it, and the task runs",
+            a_pod(),
+            known(a_task(namespace="other"), naming(a_pod())),
+            "D2",
+            "elsewhere",
+        ),
+        Row("airflow-unknown", "nobody asked where it is", a_pod(), known(ended(namespace="other")), "D1", "elsewhere"),
         *(
             Row(
                 "orphaned",
@@ -358,7 +411,7 @@ def in_use() -> list[Row]:
             "reattached",
             "Airflow names it without a namespace",
             a_pod(),
-            known(later, Identity(frozenset({(None, "load-1")}))),
+            known(later, NamedPods(frozenset({(None, "load-1")}))),
             "D3",
         ),
         Row(
@@ -373,7 +426,7 @@ def in_use() -> list[Row]:
             "adoption-unknown",
             "Airflow names a Pod of this name in another namespace",
             a_pod(),
-            known(later, Identity(frozenset({("other", "load-1")}))),
+            known(later, NamedPods(frozenset({("other", "load-1")}))),
             "D5",
             misses="reattached",
         ),
@@ -453,6 +506,16 @@ def through() -> list[Row]:
             )
             for task in (ended(), ended("failed"), a_task("up_for_retry"), a_task("running", 2), a_task("removed"))
         ),
+        Row("abandoned", "it never started", a_pod(checked=True, phase="Pending"), OVER, "D26"),
+        Row("abandoned", "Airflow names it", a_pod(checked=True), known(ended(), naming(a_pod())), "D6"),
+        Row(
+            "other-pod",
+            "marked and active, and Airflow names another Pod of this try",
+            a_pod(checked=True),
+            known(ended(), GONE),
+            "D13",
+            "abandoned",
+        ),
         Row("orphaned", "it runs on without KPO's mark", a_pod(), OVER, "D13", misses="abandoned"),
         Row(
             "reattached",
@@ -496,7 +559,7 @@ def siblings() -> list[Row]:
             "superseded",
             "named without a namespace",
             a_pod(),
-            known(a_task("running", 2), Identity(frozenset({(None, "load-2")})), a_sibling()),
+            known(a_task("running", 2), NamedPods(frozenset({(None, "load-2")})), a_sibling()),
             "D4",
         ),
         *(
@@ -526,14 +589,17 @@ def over() -> list[Row]:
             "D13",
             "other-pod",
         ),
+        Row("other-pod", "Airflow names another Pod, and this one is done", a_done_pod(), known(ended(), GONE), "D14"),
+        Row("finished", "Airflow names it", a_done_pod(), known(ended(), naming(a_pod())), "D14", "other-pod"),
         Row(
             "finished",
-            "Airflow names another Pod, and this one is done",
+            "done, of an earlier try, and Airflow names another Pod",
             a_done_pod(),
-            known(ended(), GONE),
+            known(ended(try_number=2), GONE),
             "D14",
             "other-pod",
         ),
+        Row("kept", "marked and done, whatever Airflow names", a_done_pod(checked=True), known(ended(), GONE), "D7"),
         Row("postdates", "made eleven minutes after the end", a_pod(created=END + 660), OVER, "D13"),
         Row("postdates", "the same, and done", a_done_pod(created=END + 600.1), OVER, "D13"),
         Row(
@@ -579,7 +645,7 @@ def over() -> list[Row]:
         Row("in-use", "the task runs", a_pod(), known(a_task()), "D2", misses="orphaned"),
         Row("finished", "it is done", a_done_pod(), OVER, "D14", misses="orphaned"),
         *(
-            Row("finished", f"{state}, and the Pod is done", a_done_pod(), known(ended(state)), "D14 D15")
+            Row("finished", f"{state}, and the Pod is done", a_done_pod(), known(ended(state), NO_SOURCE), "D14 D15")
             for state in ("success", "failed", "skipped", "upstream_failed")
         ),
         Row(
@@ -631,7 +697,7 @@ CONCLUSIONS = {
     "D11": {"adoptable"},
     "D12": {"unexpected-state"},
     "D13": {"orphaned", "other-pod", "postdates"},
-    "D14": {"finished"},
+    "D14": {"finished", "other-pod"},
     "D15": {"orphaned", "finished"},
     "D16": {"try-ahead"},
     "D17": {"task-removed"},
@@ -641,7 +707,9 @@ CONCLUSIONS = {
     "D21": {"absent", "elsewhere"},
     "D22": {"labels-ambiguous"},
     "D23": {"phase-unknown"},
-    "D24": {"owned", "foreign-operator"},
+    "D24": {"owned", "foreign-operator", "not-selected"},
+    "D25": {"purged"},
+    "D26": {"abandoned"},
 }
 """What may follow from each row of the decision table."""
 
@@ -649,15 +717,15 @@ DANGER = {"D1", "D2", "D3", "D5", "D8", "D9", "D10", "D11", "D12", "D16", "D18",
 """The rows of the decision table where a deletion loses live work: no policy may allow it."""
 
 ORDER = [
-    *("terminating", "protected", "owned", "labels-missing", "phase-unknown"),
-    *("airflow-unknown", "run-deleted", "absent", "labels-ambiguous", "foreign-operator", "elsewhere"),
+    *("not-selected", "terminating", "protected", "owned", "labels-missing", "phase-unknown"),
+    *("airflow-unknown", "purged", "run-deleted", "absent", "labels-ambiguous", "foreign-operator", "elsewhere"),
     *("unexpected-state", "try-ahead", "in-use", "reattached", "kept", "abandoned", "adoptable", "superseded"),
     *("adoption-unknown", "task-removed", "other-pod", "postdates", "orphaned", "finished"),
 ]
 """The reasons in the order in which they are tried."""
 
 DELETE = {"kept", "superseded", "orphaned", "finished"}
-REPORT = {"run-deleted", "abandoned", "task-removed"}
+REPORT = {"purged", "run-deleted", "abandoned", "task-removed"}
 
 
 def named(d_number: str) -> set[str]:
@@ -684,7 +752,7 @@ def test_the_trace_ends_where_the_judgement_does(row: Row) -> None:
 
 @pytest.mark.parametrize("row", TABLE, ids=str)
 def test_the_pod_alone_decides_the_first_block_and_no_other(row: Row) -> None:
-    assert untouchable(row.pod) == (row.reason in ORDER[:5])
+    assert decided_by_pod(row.pod) == (row.reason in ORDER[:6])
 
 
 @pytest.mark.parametrize("row", TABLE, ids=str)
@@ -708,7 +776,7 @@ def test_no_row_misses_its_own_reason_or_one_that_does_not_exist() -> None:
     assert len({str(row) for row in TABLE}) == len(TABLE)
 
 
-@pytest.mark.parametrize("d_number", [f"D{n}" for n in range(1, 25)])
+@pytest.mark.parametrize("d_number", [f"D{n}" for n in range(1, 27)])
 def test_each_row_of_the_decision_table_is_named_and_concludes_what_it_says(d_number: str) -> None:
     assert named(d_number) == CONCLUSIONS[d_number]
     if d_number in DANGER:
@@ -728,11 +796,11 @@ def test_reasons_rules_and_docs_have_the_same_order() -> None:
 
 def test_blocks_stand_in_one_piece_and_only_knowledge_deletes() -> None:
     blocks = [reason.block for reason in Reason]
-    assert blocks == sorted(blocks, key=list(Block).index)
+    assert blocks == sorted(blocks, key=list(RuleGroup).index)
     assert {str(reason) for reason in Reason if reason.action is Action.DELETE} == DELETE
     assert {str(reason) for reason in Reason if reason.action is Action.REPORT} == REPORT
     assert {str(reason) for reason in ACTING} == DELETE | REPORT
-    assert all(Reason(reason).block is Block.KNOWN for reason in DELETE)
+    assert all(Reason(reason).block is RuleGroup.KNOWN for reason in DELETE)
 
 
 HOSTILE = "x\r\nlevel=info msg=forged\x1b[2K\x00\x85\u2028\u2029\u202e\ud800"
@@ -740,7 +808,7 @@ HOSTILE = "x\r\nlevel=info msg=forged\x1b[2K\x00\x85\u2028\u2029\u202e\ud800"
 
 def hostile_cases() -> list[tuple[Pod, Answer]]:
     """Every text that a user or a DAG author can write, in every place where a detail quotes it."""
-    names = Identity(frozenset({(HOSTILE, HOSTILE), (None, HOSTILE)}))
+    names = NamedPods(frozenset({(HOSTILE, HOSTILE), (None, HOSTILE)}))
     by_hash = {name: safe_label(HOSTILE) for name in ("dag_id", "run_id")}
     return [
         *((a_pod(**{name: HOSTILE}), OVER) for name in ("dag_id", "task_id", "run_id", "try_number", "map_index")),
@@ -748,7 +816,8 @@ def hostile_cases() -> list[tuple[Pod, Answer]]:
         *((a_pod(), answer(0.0, HOSTILE)) for answer in (Unknown, Absent, Ambiguous)),
         (a_pod(), Unknown(0.0, "")),
         (a_pod(**by_hash), RunDeleted(0.0, HOSTILE, HOSTILE)),
-        (a_pod(), known(ended(), Identity(failed=HOSTILE))),
+        (a_done_pod(**by_hash), DagDeleted(0.0, HOSTILE)),
+        (a_pod(), known(ended(), NamedPods(failed=HOSTILE))),
         (a_pod(), known(ended(), names)),
         (a_pod(), known(a_task("running", 2), names)),
         (a_pod(), known(a_task(HOSTILE))),
@@ -763,7 +832,7 @@ def hostile_cases() -> list[tuple[Pod, Answer]]:
 
 @pytest.mark.parametrize(("pod", "answer"), hostile_cases())
 def test_a_detail_is_one_printable_line_whatever_it_quotes(pod: Pod, answer: Answer) -> None:
-    steps = list(trace(pod, answer, Terms(foreign_operators=frozenset({HOSTILE}))))
+    steps = list(trace(pod, answer, RuleOptions(foreign_operators=frozenset({HOSTILE}))))
     for step in steps:
         assert step.why
         assert step.why.isprintable(), step
@@ -771,7 +840,7 @@ def test_a_detail_is_one_printable_line_whatever_it_quotes(pod: Pod, answer: Ans
 
 
 def test_a_foreign_operator_is_quoted_in_one_line() -> None:
-    terms = Terms(foreign_operators=frozenset({HOSTILE}))
+    terms = RuleOptions(foreign_operators=frozenset({HOSTILE}))
     finding = judge(a_pod(), known(ended(operator=HOSTILE), NO_SOURCE), terms)
     assert (finding.reason, finding.detail.isprintable()) == (Reason.FOREIGN_OPERATOR, True)
 
@@ -786,11 +855,11 @@ def test_a_time_that_is_no_number_proves_nothing() -> None:
     nan = float("nan")
     assert judge(a_pod(created=nan), twin()).reason == Reason.ADOPTION_UNKNOWN
     assert judge(a_pod(), twin(created=nan)).reason == Reason.ADOPTION_UNKNOWN
-    assert judge(a_pod(), twin(), Terms(grace=nan)).reason == Reason.ADOPTION_UNKNOWN
+    assert judge(a_pod(), twin(), RuleOptions(grace=nan)).reason == Reason.ADOPTION_UNKNOWN
     assert judge(a_pod(created=nan), OVER).reason == Reason.POSTDATES
 
 
-@pytest.mark.parametrize("module", [healer.rules, healer.labels, healer.model])
+@pytest.mark.parametrize("module", [healer.decision.rules, healer.decision.labels, healer.model])
 def test_the_rules_import_nothing_that_could_look_around(module: object) -> None:
     """Neither clock nor network, disk, environment or chance: what isn't imported can't be asked."""
     imported: set[str] = set()

@@ -7,23 +7,23 @@ import math
 import pytest
 
 from healer import config
-from healer.guard import Breaker, Budget
+from healer.decision.limits import OVERRIDE, Breaker, RateLimiter, is_overridden, with_override
 
 COOL = 600.0
 
 
 def a_breaker(**changes: object) -> Breaker:
-    return Breaker(config.Breaker.model_validate({"maxShare": 0.5, "minCount": 5, "coolDown": "10m", **changes}))
+    return Breaker(config.BreakerConfig.model_validate({"maxShare": 0.5, "minCount": 5, "coolDown": "10m", **changes}))
 
 
 def tripped(now: float = 0.0, **changes: object) -> Breaker:
     breaker = a_breaker(**changes)
-    breaker.update(active=40, condemned=30, now=now)
+    breaker.update(active=40, pending_deletion=30, now=now)
     return breaker
 
 
 @pytest.mark.parametrize(
-    ("active", "condemned", "opens"),
+    ("active", "pending_deletion", "opens"),
     [
         pytest.param(40, 30, True, id="far above"),
         pytest.param(40, 21, True, id="just above the share"),
@@ -33,24 +33,24 @@ def tripped(now: float = 0.0, **changes: object) -> Breaker:
         pytest.param(0, 0, False, id="nothing at all"),
     ],
 )
-def test_it_opens_above_the_share_and_from_the_count_on(active: int, condemned: int, opens: bool) -> None:
+def test_it_opens_above_the_share_and_from_the_count_on(active: int, pending_deletion: int, opens: bool) -> None:
     breaker = a_breaker()
-    breaker.update(active=active, condemned=condemned, now=0.0)
+    breaker.update(active=active, pending_deletion=pending_deletion, now=0.0)
     assert breaker.is_open is opens
     assert breaker.allowance(0.0) == (0 if opens else None)
 
 
 def test_lifted_it_lets_everything_through_and_counts_again_afterwards() -> None:
     breaker = tripped()
-    breaker.update(active=40, condemned=30, now=1.0, lifted=True)
+    breaker.update(active=40, pending_deletion=30, now=1.0, overridden=True)
     assert (breaker.is_open, breaker.allowance(1.0), breaker.next_event()) == (False, None, math.inf)
-    breaker.update(active=40, condemned=30, now=2.0)
+    breaker.update(active=40, pending_deletion=30, now=2.0)
     assert (breaker.is_open, breaker.next_event()) == (True, 2.0 + COOL)
 
 
 def test_a_full_share_is_never_exceeded() -> None:
     breaker = a_breaker(maxShare=1.0)
-    breaker.update(active=100, condemned=100, now=0.0)
+    breaker.update(active=100, pending_deletion=100, now=0.0)
     assert not breaker.is_open
 
 
@@ -60,9 +60,9 @@ def test_after_the_cool_down_it_lets_a_few_through_and_opens_again() -> None:
     assert breaker.allowance(COOL - 1) == 0
     assert breaker.allowance(COOL) == 5
     for left in (4, 3, 2, 1):
-        breaker.spend(COOL + 7)
+        breaker.consume(COOL + 7)
         assert breaker.allowance(COOL + 7) == left
-    breaker.spend(COOL + 7)
+    breaker.consume(COOL + 7)
     assert breaker.allowance(COOL + 7) == 0
     assert breaker.next_event() == COOL + 7 + COOL
     assert breaker.allowance(2 * COOL + 7) == 5
@@ -70,32 +70,32 @@ def test_after_the_cool_down_it_lets_a_few_through_and_opens_again() -> None:
 
 def test_it_stays_half_open_while_fewer_than_the_count_go() -> None:
     breaker = tripped()
-    breaker.spend(COOL)
-    breaker.update(active=39, condemned=29, now=COOL + 60)
+    breaker.consume(COOL)
+    breaker.update(active=39, pending_deletion=29, now=COOL + 60)
     assert breaker.allowance(COOL + 60) == 4
 
 
 def test_it_closes_when_the_share_falls_and_opens_afresh_when_it_rises() -> None:
     breaker = tripped()
-    breaker.update(active=40, condemned=20, now=100.0)
+    breaker.update(active=40, pending_deletion=20, now=100.0)
     assert not breaker.is_open
     assert breaker.allowance(100.0) is None
     assert breaker.next_event() == math.inf
-    breaker.update(active=40, condemned=30, now=200.0)
+    breaker.update(active=40, pending_deletion=30, now=200.0)
     assert breaker.allowance(COOL) == 0, "the cool-down counts from the new opening"
     assert breaker.allowance(200 + COOL) == 5
 
 
 def test_staying_open_does_not_prolong_the_cool_down() -> None:
     breaker = tripped()
-    breaker.update(active=40, condemned=31, now=COOL - 1)
+    breaker.update(active=40, pending_deletion=31, now=COOL - 1)
     assert breaker.allowance(COOL) == 5
 
 
 def test_spending_while_it_is_closed_costs_nothing() -> None:
     breaker = a_breaker()
-    breaker.spend(0.0)
-    breaker.update(active=40, condemned=30, now=1.0)
+    breaker.consume(0.0)
+    breaker.update(active=40, pending_deletion=30, now=1.0)
     assert breaker.allowance(1.0 + COOL) == 5
 
 
@@ -105,10 +105,10 @@ def test_a_count_of_zero_lets_nothing_through_until_the_share_falls() -> None:
 
 
 def test_the_bucket_starts_full_and_fills_at_its_rate() -> None:
-    budget = Budget(60, now=0.0)
+    budget = RateLimiter(60, now=0.0)
     for _ in range(60):
         assert budget.available(0.0)
-        budget.spend(0.0)
+        budget.consume(0.0)
     assert budget.available(0.0) == 0
     assert budget.available(0.9) == 0
     assert budget.available(1.0) == 1
@@ -118,10 +118,10 @@ def test_the_bucket_starts_full_and_fills_at_its_rate() -> None:
 
 @pytest.mark.parametrize("per_minute", [1, 7, 60, 977, 100_000])
 def test_it_never_lets_more_through_than_a_burst_and_its_rate(per_minute: int) -> None:
-    budget, sent, now = Budget(per_minute, now=0.0), 0, 0.0
+    budget, sent, now = RateLimiter(per_minute, now=0.0), 0, 0.0
     while now < 600:
         while budget.available(now):
-            budget.spend(now)
+            budget.consume(now)
             sent += 1
         now += 0.37
     assert sent <= per_minute + per_minute * 600 / 60 + 1
@@ -131,9 +131,9 @@ def test_it_never_lets_more_through_than_a_burst_and_its_rate(per_minute: int) -
 @pytest.mark.parametrize("per_minute", [1, 7, 60, 977])
 @pytest.mark.parametrize("wanted", [1, 20])
 def test_at_its_next_event_it_has_what_was_wanted_or_is_full(per_minute: int, wanted: int) -> None:
-    budget = Budget(per_minute, now=3.3)
+    budget = RateLimiter(per_minute, now=3.3)
     while budget.available(3.3):
-        budget.spend(3.3)
+        budget.consume(3.3)
     event = budget.next_event(wanted)
     assert event > 3.3
     assert budget.available(event) == min(wanted, per_minute)
@@ -141,7 +141,33 @@ def test_at_its_next_event_it_has_what_was_wanted_or_is_full(per_minute: int, wa
 
 
 def test_an_unlimited_budget_has_no_figures() -> None:
-    budget = Budget(None, now=0.0)
-    budget.spend(0.0)
+    budget = RateLimiter(None, now=0.0)
+    budget.consume(0.0)
     assert budget.available(0.0) is None
     assert budget.next_event(20) == math.inf
+
+
+# --- release ----------------------------------------------------------------------------------------------------------
+
+NOW = 1_800_000_000.0
+
+
+def test_a_release_lasts_an_hour_by_the_servers_clock() -> None:
+    annotations, until = with_override({"other": "x", OVERRIDE + "old": "2026-01-01T00:00:00Z"}, "prod", NOW)
+    assert annotations == {"other": "x", OVERRIDE + "prod": "2027-01-15T09:00:00Z"}
+    assert until.timestamp() == NOW + 3600
+    assert is_overridden(annotations, "prod", NOW + 3599)
+    assert not is_overridden(annotations, "prod", NOW + 3600)
+    assert not is_overridden(annotations, "test", NOW)
+    assert not is_overridden(annotations, "prod", None), "no clock, no release"
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2999-01-01T00:00:00", "9" * 400])
+def test_what_is_no_time_releases_nothing(text: str) -> None:
+    assert not is_overridden({OVERRIDE + "prod": text}, "prod", NOW)
+
+
+def test_a_second_release_keeps_the_first() -> None:
+    first, _ = with_override({}, "prod", NOW)
+    both, _ = with_override(first, "test", NOW + 60)
+    assert is_overridden(both, "prod", NOW + 60)

@@ -19,7 +19,8 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict, replace
 
 from healer import model
-from healer.labels import safe_label
+from healer.decision.labels import safe_label
+from healer.decision.rules import RuleOptions, decided_by_pod, judge, needs_identity, needs_siblings, trace
 from healer.model import (
     ACTING,
     Absent,
@@ -27,22 +28,22 @@ from healer.model import (
     Ambiguous,
     Answer,
     Container,
+    DagDeleted,
     Finding,
-    Identity,
     Known,
     Labels,
+    NamedPods,
     Pod,
     Reason,
     RunDeleted,
     TaskInstance,
     Unknown,
 )
-from healer.rules import Terms, judge, needs_identity, needs_siblings, trace, untouchable
-from tests.unit.strategies import BEFORE, HELD, LABEL_FIELDS, NO_SOURCE, a_sibling, judged
+from tests.unit.strategies import BEFORE, ENDED, HELD, LABEL_FIELDS, NO_SOURCE, a_sibling, judged, naming
 
-Case = tuple[Pod, Answer, Terms]
+Case = tuple[Pod, Answer, RuleOptions]
 
-NAMINGS = (None, NO_SOURCE, *(Identity(frozenset({("airflow", name)})) for name in ("load-1", "load-2", "load-gone")))
+NAMINGS = (None, NO_SOURCE, *(NamedPods(frozenset({("airflow", name)})) for name in ("load-1", "load-2", "load-gone")))
 """All that Airflow may answer when it is asked for the Pod of a task instance."""
 
 # --- less knowledge never deletes more --------------------------------------------------------------------------------
@@ -77,12 +78,12 @@ def less_of_a_row(answer: Known) -> Iterator[tuple[str, Answer]]:
 
 def less_of_an_identity(answer: Known) -> Iterator[tuple[str, Answer]]:
     """Yield the answer without the reading of an identity source, and without what was read of the Pods named there."""
-    yield "identity source", replace(answer, identity=Identity(failed="state store: 500"))
+    yield "identity source", replace(answer, identity=NamedPods(failed="state store: 500"))
     if answer.identity is None or answer.identity.failed is None:  # not to have asked is less than an answer
         yield "identity", replace(answer, identity=None)
     named = answer.identity.named if answer.identity else frozenset()
     for one in named:
-        yield f"source that names {one}", replace(answer, identity=Identity(named - {one}, "XCom: timeout"))
+        yield f"source that names {one}", replace(answer, identity=NamedPods(named - {one}, "XCom: timeout"))
     for index, sibling in enumerate(answer.siblings):
         rest = answer.siblings[:index] + answer.siblings[index + 1 :]
         yield "sibling", replace(answer, siblings=rest)
@@ -107,6 +108,10 @@ def less(pod: Pod, answer: Answer) -> Iterator[tuple[str, Pod, Answer]]:
     if isinstance(answer, RunDeleted):
         yield "run id", pod, replace(answer, run_id="")
         yield "dag id", pod, replace(answer, dag_id="")
+        yield "run's 404", pod, Absent(answer.sent, "not proven")
+    if isinstance(answer, DagDeleted):
+        yield "dag id", pod, replace(answer, dag_id="")
+        yield "DAG's 404", pod, Absent(answer.sent, "not proven")
 
 
 def acts(finding: Finding) -> bool:
@@ -136,6 +141,28 @@ def test_a_rendered_namespace_only_adds_keeps(case: Case, namespace: str | None)
     assert having.reason in {without.reason, Reason.ELSEWHERE} or not acts(having)
 
 
+@given(judged(ENDED))
+def test_nobody_is_acted_on_at_the_try_for_which_airflow_names_another_pod(case: Case) -> None:
+    """But for what KPO itself is through with, which works for nobody."""
+    pod, answer, terms = case
+    assume(isinstance(answer, Known))
+    assert isinstance(answer, Known)
+    same_try = replace(pod, labels=replace(pod.labels, try_number=str(answer.task.try_number)))
+    another = replace(answer, identity=NamedPods(frozenset({("airflow", "load-gone")})))
+    finding = judge(same_try, another, terms)
+    assert finding.reason is Reason.KEPT or not acts(finding)
+    assert not finding.named
+
+
+@given(judged(), st.booleans())
+def test_that_airflow_names_a_pod_is_told_only_where_a_source_says_so(case: Case, named: bool) -> None:
+    pod, answer, terms = case
+    assume(isinstance(answer, Known))
+    assert isinstance(answer, Known)
+    identity = naming(pod) if named else NamedPods(frozenset({(None, pod.name), ("other", pod.name)}))
+    assert judge(pod, replace(answer, identity=identity), terms).named == (named or pod.namespace == "other")
+
+
 @given(judged())
 def test_a_name_only_adds_keeps_another_pods_after_the_end_and_this_pods_before_it(case: Case) -> None:
     pod, answer, terms = case
@@ -155,11 +182,14 @@ def test_a_name_only_adds_keeps_another_pods_after_the_end_and_this_pods_before_
 def test_nothing_is_acted_on_without_its_proof(case: Case) -> None:
     pod, answer, terms = case
     assume(acts(judge(pod, answer, terms)))
+    assert pod.selected
     assert not any((pod.terminating, pod.protected, pod.owned))
     assert pod.phase in {"Pending", "Running", "Succeeded", "Failed"}
-    assert isinstance(answer, Known | RunDeleted)
+    assert isinstance(answer, Known | RunDeleted | DagDeleted)
     row = answer.task if isinstance(answer, Known) else answer
     assert safe_label(row.dag_id) == pod.labels.dag_id
+    if isinstance(row, DagDeleted):
+        return
     assert safe_label(row.run_id) == pod.labels.run_id
     if isinstance(row, TaskInstance):
         assert safe_label(row.task_id) == pod.labels.task_id
@@ -217,7 +247,7 @@ def test_siblings_that_were_not_needed_change_nothing(case: Case, other: Case) -
 @given(judged(), judged())
 def test_where_the_pod_alone_decides_no_answer_changes_anything(case: Case, other: Case) -> None:
     pod, answer, terms = case
-    if untouchable(pod):
+    if decided_by_pod(pod):
         assert judge(pod, answer, terms).reason == judge(pod, other[1], other[2]).reason
     else:
         assert judge(pod, Unknown(0.0, "timeout")).reason == Reason.AIRFLOW_UNKNOWN
@@ -232,13 +262,15 @@ def anything(of: type[Struct]) -> st.SearchStrategy[Any]:
 
 
 st.register_type_strategy(UnsetType, st.just(UNSET))
-for inner in (Labels, Container, Pod, TaskInstance, Identity):
+for inner in (Labels, Container, Pod, TaskInstance, NamedPods):
     st.register_type_strategy(inner, anything)
 
 GARBAGE = st.tuples(
-    anything(Pod), st.one_of(*map(anything, (Answer, Unknown, RunDeleted, Absent, Ambiguous, Known))), anything(Terms)
+    anything(Pod),
+    st.one_of(*map(anything, (Answer, Unknown, RunDeleted, DagDeleted, Absent, Ambiguous, Known))),
+    anything(RuleOptions),
 )
-FITTING = st.tuples(judged(), anything(TaskInstance), anything(Identity), anything(Pod)).map(
+FITTING = st.tuples(judged(), anything(TaskInstance), anything(NamedPods), anything(Pod)).map(
     lambda drawn: (drawn[0][0], Known(0.0, drawn[1], drawn[2], (drawn[3],)), drawn[0][2])
 )
 
@@ -251,7 +283,7 @@ def test_judge_is_total(case: Case) -> None:
     assert finding.detail
     assert finding.detail.isprintable()
     assert [step.matched for step in trace(pod, answer, terms)][-1]
-    untouchable(pod)
+    decided_by_pod(pod)
     if isinstance(answer, Known):
         needs_identity(pod, answer.task)
         needs_siblings(pod, answer)
@@ -271,7 +303,7 @@ def shifted(value: Any, seconds: float) -> Any:
         return tuple(shifted(one, seconds) for one in value)
     if not isinstance(value, Struct):
         return value
-    times = {"created", "start_date", "end_date", "finished_at", "sent"}
+    times = {"created", "ended", "start_date", "end_date", "finished_at", "sent"}
     changed = {
         name: one + seconds if name in times and one is not None else shifted(one, seconds)
         for name, one in asdict(value).items()

@@ -8,8 +8,8 @@ import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from healer.model import Absent, Ambiguous, Answer, Container, Identity, Pod, Reason, RunDeleted, Unknown
-from healer.rules import Case, Step, Terms, rule_table, trace
+from healer.decision.rules import RuleInput, RuleOptions, Step, rule_table, trace
+from healer.model import Absent, Ambiguous, Answer, Container, DagDeleted, NamedPods, Pod, Reason, RunDeleted, Unknown
 from tests.unit.strategies import (
     CREATED,
     DAG_ID,
@@ -53,6 +53,8 @@ OF_THE_POD: list[tuple[str, str, dict[str, Any]]] = [
     ("phase-unknown", "phase Unknown", {"phase": "Unknown"}),
     ("phase-unknown", "phase missing", {"phase": ""}),
     ("phase-unknown", "phase Running", {}),
+    ("not-selected", "the selector finds a Pod with its labels", {}),
+    ("not-selected", "the selector leaves out a Pod with its labels", {"selected": False}),
 ]
 
 
@@ -81,11 +83,31 @@ OF_THE_ANSWER: list[tuple[str, str, Answer]] = [
         known(replace(ended(), state=UNSET), NO_SOURCE),
     ),
     ("airflow-unknown", "Airflow was not asked which Pod is in use", known(ended())),
-    ("airflow-unknown", "XCom: 500", known(ended(), Identity(failed="XCom: 500"))),
+    ("airflow-unknown", "XCom: 500", known(ended(), NamedPods(failed="XCom: 500"))),
     ("airflow-unknown", "Airflow's answer is full", OVER),
     ("airflow-unknown", "Airflow's answer is full", Absent(0.0, "no such run")),
     ("run-deleted", f"DAG '{DAG_ID}' exists and its run '{RUN_ID}' does not", RunDeleted(0.0, DAG_ID, RUN_ID)),
     ("run-deleted", "Airflow knows the task instance", OVER),
+    ("purged", "Airflow knows the task instance", OVER),
+    ("purged", "no such run", Absent(0.0, "no such run")),
+    (
+        "purged",
+        f"DAG '{DAG_ID}' exists and its run '{RUN_ID}' does not; active (phase Running), not checked by KPO",
+        RunDeleted(0.0, DAG_ID, RUN_ID),
+    ),
+    (
+        "purged",
+        f"Airflow has no DAG '{DAG_ID}'; active (phase Running), not checked by KPO",
+        DagDeleted(0.0, DAG_ID),
+    ),
+    ("absent", f"Airflow has no DAG '{DAG_ID}'", DagDeleted(0.0, DAG_ID)),
+    ("airflow-unknown", "Airflow's answer is about another DAG than the labels", DagDeleted(0.0, "etl2")),
+    (
+        "elsewhere",
+        "rendered namespace other, the Pod's is airflow; Airflow names this very Pod",
+        known(ended(namespace="other"), naming(a_pod())),
+    ),
+    ("abandoned", f"{ACTIVE}, Airflow names another Pod", known(ended(), naming(a_sibling()))),
     ("absent", "no such run", Absent(0.0, "no such run")),
     ("labels-ambiguous", "two runs", Ambiguous(0.0, "two runs")),
     ("foreign-operator", "operator KubernetesPodOperator", OVER),
@@ -100,7 +122,7 @@ OF_THE_ANSWER: list[tuple[str, str, Answer]] = [
     (
         "reattached",
         f"{TRIES}; Airflow names */load-9, airflow/load-2, airflow/load-8",
-        known(LATER, Identity(frozenset({("airflow", "load-8"), (None, "load-9"), ("airflow", "load-2")}))),
+        known(LATER, NamedPods(frozenset({("airflow", "load-8"), (None, "load-9"), ("airflow", "load-2")}))),
     ),
     (
         "reattached",
@@ -167,13 +189,13 @@ def test_what_can_not_be_printed_is_escaped_and_nothing_else() -> None:
 
 
 def test_the_last_step_of_a_trace_is_the_one_that_matched() -> None:
-    steps = list(trace(a_pod(), known(a_task()), Terms()))
+    steps = list(trace(a_pod(), known(a_task()), RuleOptions()))
     assert [step.matched for step in steps] == [False] * (len(steps) - 1) + [True]
     assert steps[-1].reason is Reason.IN_USE
 
 
 def test_by_default_a_sibling_is_two_minutes_younger_and_no_more_operators_are_foreign() -> None:
-    assert Terms() == Terms(foreign_operators=frozenset(), grace=120.0)
+    assert RuleOptions() == RuleOptions(foreign_operators=frozenset(), grace=120.0)
     for gap, reason in ((119.9, Reason.ADOPTION_UNKNOWN), (120.0, Reason.SUPERSEDED)):
         sibling = a_sibling(created=CREATED + gap)
         *_, last = trace(a_pod(), known(LATER, naming(sibling), sibling))
@@ -184,13 +206,13 @@ def test_the_table_of_the_docs_has_a_line_for_each_block_and_rule() -> None:
     head, dashes, block, first, *_ = lines = rule_table().splitlines()
     assert (head, dashes) == ("| reason | when | action by default | rests on |", "| --- | --- | --- | --- |")
     assert block == "| *not ours to touch* | | | |"
-    assert first == f"| `terminating` | {Reason.TERMINATING.when} | keep |  |"
+    assert first == f"| `not-selected` | {Reason.NOT_SELECTED.when} | keep | D24 |"
     owned = f"| `owned` | {Reason.OWNED.when} | keep | D24 |"
     adoptable = f"| `adoptable` | {Reason.ADOPTABLE.when} | keep | D10 D11 |"
     assert {owned, adoptable} <= set(lines)
     assert len(lines) == 2 + 3 + len(Reason)
 
 
-@pytest.mark.parametrize("kind", [Terms, Step, Case])
+@pytest.mark.parametrize("kind", [RuleOptions, Step, RuleInput])
 def test_no_rule_can_change_what_the_next_one_sees(kind: Any) -> None:
     assert kind.__struct_config__.frozen

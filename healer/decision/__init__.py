@@ -1,0 +1,1 @@
+"""The verdict and what bounds it: pure, without a clock, a network or a client."""
