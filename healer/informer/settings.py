@@ -6,14 +6,13 @@ from typing import Any
 
 import kopf
 
+from healer.informer.backoff import ApiBackoff
+from healer.informer.status import SERVER_TIMEOUT
 from healer.model import POD_SELECTOR
-from healer.watch.patience import Retries
 
-CHUNK = 500
-IDLE = 0.1
+PAGE_SIZE = 500
+IDLE_TIMEOUT = 0.1
 """Seconds after which kopf's worker of a quiet Pod ends: with the default of 5 s, 10,000 Pods cost 460 MB, not 120."""
-SERVER_TIMEOUT = 300
-"""Seconds; an int, as the API server refuses `300.0` (400) and kopf would end."""
 REQUEST_TIMEOUT = 30.0
 CONNECT_TIMEOUT = 10.0
 
@@ -59,11 +58,11 @@ def quiet_settings() -> kopf.OperatorSettings:
     settings.persistence.finalizer = "kpo-healer.invalid/never-used"  # it strips its default one, whoever set it
     settings.persistence.diffbase_storage = _NoDiffs()
     settings.persistence.progress_storage = _NoProgress()
-    settings.queueing.idle_timeout = IDLE
-    settings.watching.chunk_size = CHUNK
+    settings.queueing.idle_timeout = IDLE_TIMEOUT
+    settings.watching.chunk_size = PAGE_SIZE
     settings.watching.server_timeout = SERVER_TIMEOUT
     settings.watching.label_selectors["", "v1", "pods"] = POD_SELECTOR
     settings.networking.request_timeout = REQUEST_TIMEOUT
     settings.networking.connect_timeout = CONNECT_TIMEOUT
-    settings.networking.error_backoffs = Retries()
+    settings.networking.error_backoffs = ApiBackoff()
     return settings

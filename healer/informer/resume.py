@@ -1,6 +1,6 @@
 """Where kopf's watch begins: at the very resourceVersion at which our own LIST of the namespace was complete.
 
-kopf lists before it watches, and decodes every Pod to dictionaries: seconds of CPU for what our LIST has just told.
+kopf lists before it watches, and decodes every Pod to dictionaries: seconds of CPU for what our LIST has just brought.
 There is no setting against it. So its list is made to find nothing, by a field selector that the API server answers
 without a look at any Pod; and its watch, which would begin where that list ended, begins where ours did. Nothing is
 missed in between: whatever changed since our LIST comes as an event.
@@ -18,24 +18,24 @@ import msgspec
 from msgspec import Struct
 from yarl import URL
 
-NOBODY = "metadata.name=kpo-healer.lists.itself"
+MATCHES_NOTHING = "metadata.name=kpo-healer.lists.itself"
 """Finds no Pod: the server looks up this one name."""
 
-GOOD = 200
+HTTP_OK = 200
 
 
-class _Metadata(Struct):
+class _ListMetadata(Struct):
     version: str = msgspec.field(name="resourceVersion", default="")
 
 
-class _List(Struct):
-    metadata: _Metadata
+class _ListResponse(Struct):
+    metadata: _ListMetadata
 
 
-_LIST = msgspec.json.Decoder(_List)
+_LIST_RESPONSE = msgspec.json.Decoder(_ListResponse)
 
 
-class Resume:
+class ResumeMiddleware:
     """A middleware of kopf's HTTP session. Used in kopf's loop only."""
 
     def __init__(self, listed_at: Callable[[str], str | None], ask_for_list: Callable[[str], None]) -> None:
@@ -53,11 +53,16 @@ class Resume:
             request.url = self._from_our_list(request.url)
         if verb != "list":
             return await handler(request)
-        request.url = request.url.update_query(fieldSelector=NOBODY)
+        request.url = request.url.update_query(fieldSelector=MATCHES_NOTHING)
         response = await handler(request)
-        if response.status == GOOD:
+        if response.status == HTTP_OK:
             self._listed(namespace_of(request.url), await response.read())
         return response
+
+    def forget(self, namespace: str) -> None:
+        """Forget where the watch of a namespace began."""
+        self._begins.pop(namespace, None)
+        self._tried.pop(namespace, None)
 
     def _listed(self, namespace: str, body: bytes) -> None:
         """Decide where the watch begins. A LIST of ours that it began at before was too old for it."""
@@ -90,6 +95,6 @@ def namespace_of(url: URL) -> str:
 
 def _version(body: bytes) -> str | None:
     try:
-        return _LIST.decode(body).metadata.version or None
-    except (msgspec.DecodeError, ValueError):  # kopf says what it thinks of such an answer
+        return _LIST_RESPONSE.decode(body).metadata.version or None
+    except (msgspec.DecodeError, ValueError, RecursionError):  # kopf says what it thinks of such an answer
         return None

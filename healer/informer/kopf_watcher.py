@@ -1,6 +1,6 @@
-"""kopf, as the healer uses it: one handler that hints into the `PodStore`. Only this room and settings know kopf.
+"""kopf, as the healer uses it: one handler that feeds the `PodStore`. Only this module and settings know kopf.
 
-The handler decides nothing, asks nobody and writes nothing. kopf ends on a single odd answer, so it is supervised and
+The handler decides nothing, asks nothing and writes nothing. kopf ends on a single odd answer, so it is supervised and
 started anew, and it never says which Pods vanished while it was away.
 
 It runs in a loop of its own, because kopf cancels what else runs in its loop when it ends. It is stopped by
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -21,27 +21,30 @@ from typing import Any
 
 import aiohttp
 import kopf
+from kopf._cogs.structs.references import Insights, NamespaceName
 from yarl import URL
 
-from healer.cluster import ConnectError, Connection, decode_pod
-from healer.watch.patience import Backoff
-from healer.watch.resume import Resume, namespace_of, verb_of
-from healer.watch.settings import quiet_settings
-from healer.watch.standing import Standing
-from healer.watch.store import PodStore
+from healer.clock import boottime
+from healer.cluster import Connection, decode_pod, what_is_told
+from healer.errors import ConnectError
+from healer.informer.backoff import Backoff
+from healer.informer.resume import ResumeMiddleware, namespace_of, verb_of
+from healer.informer.settings import quiet_settings
+from healer.informer.status import WatchStatus
+from healer.informer.store import PodStore
 
 LOGIN_AGAIN = timedelta(minutes=10)
 """kopf reads a token once per login; the ServiceAccount's changes on disk every hour or so."""
-DYING = 7.0
+CLEANUP_TIMEOUT = 7.0
 """Seconds that kopf gets to end once it has died; it takes five."""
-BURY_AGAIN = 1.0
-CLOSING = 0.25
+CANCEL_INTERVAL = 1.0
+CLOSE_DELAY = 0.25
 """Seconds that aiohttp's documentation gives connections to close before their loop does."""
 
 _log = logging.getLogger(__name__)
 
 
-class Operator:
+class KopfWatcher:
     """kopf over some namespaces, to be run again after each of its ends."""
 
     def __init__(
@@ -49,79 +52,125 @@ class Operator:
         connection: Connection,
         namespaces: Sequence[str],
         store: PodStore,
-        standing: Standing,
+        status: WatchStatus,
         *,
         on_list: Callable[[str], None],
         observe: Callable[[str, str], None],
+        owner_labels: Collection[str] = (),
     ) -> None:
         """Ask nothing yet; the arguments are those of `Watch`."""
         self._connection, self._namespaces, self._store = connection, namespaces, store
-        self._standing, self._observe = standing, observe
-        self._resume = Resume(store.listed_at, on_list)
+        self._status, self._observe = status, observe
+        self._owner_labels = owner_labels
+        self._resume = ResumeMiddleware(store.listed_at, on_list)
         self._login_backoff = Backoff(0.0)
         self._sessions: weakref.WeakSet[aiohttp.ClientSession] = weakref.WeakSet()
         self._stop: Callable[[], None] = lambda: None
+        self._turn: Callable[[], None] = lambda: None
 
     def stop(self) -> None:
         """Cancel it, from any thread."""
         self._stop()
+
+    def retarget(self) -> None:
+        """Watch what is wanted by now, from any thread. It is no end of kopf: what goes on is not interrupted."""
+        self._turn()
 
     async def run(self) -> None:
         """Run until it is stopped or dies."""
         loop, this, ready = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
         assert this is not None  # noqa: S101 - for the type checker: a coroutine runs in a task
         self._stop = lambda: _call_in(loop, this.cancel)
-        if self._standing.stopping.is_set():  # stopped before there was anything to cancel
+        if self._status.stopping.is_set():  # stopped before there was anything to cancel
             return
-        tell = asyncio.create_task(self._tell_ready(ready))
+        insights = self._targets(loop)
+        marking = asyncio.create_task(self._mark_running(ready))
         registry = self._registry()
-        kopf.on.cleanup(registry=registry)(self._dying)
+        kopf.on.cleanup(registry=registry)(self._on_cleanup)
         try:
             await kopf.operator(
                 registry=registry,
                 settings=quiet_settings(),
                 namespaces=self._namespaces,
+                insights=insights,
                 standalone=True,
                 ready_flag=ready,
             )
         finally:
-            tell.cancel()
+            marking.cancel()
             # kopf closes its sessions when it is stopped, and leaves them open when it dies.
             for session in list(self._sessions):
                 await session.close()
             # What was cancelled in the middle of a TLS handshake is closed a few turns of the loop later.
-            await asyncio.sleep(CLOSING)
+            await asyncio.sleep(CLOSE_DELAY)
 
-    async def _dying(self, **_: Any) -> None:
-        """Hear from kopf that it ends, and see to it that it does.
+    def _targets(self, loop: asyncio.AbstractEventLoop) -> Insights | None:
+        """Return what tells kopf which namespaces to watch; None where that never changes.
 
-        Dying of one namespace, it would wait for ever for another one that is just about to log in again.
+        kopf knows patterns too, but it must list and watch namespaces for them by itself, and would die of a right that
+        it has not. It is given none that are there, and told by us which ones are.
         """
-        self._standing.watched.clear()
-        asyncio.get_running_loop().call_later(DYING, _bury)
+        if self._status.wanted is None:
+            return None
+        insights, adjusting = Insights(), set[asyncio.Task[None]]()
 
-    async def _tell_ready(self, ready: asyncio.Event) -> None:
+        async def adjust() -> None:
+            async with insights.revised:
+                wanted = self._status.wanted or frozenset()
+                for namespace in insights.namespaces - wanted:
+                    self._resume.forget(str(namespace))
+                insights.namespaces.clear()
+                insights.namespaces.update(map(NamespaceName, wanted))
+                insights.revised.notify_all()
+
+        def turn() -> None:
+            task = loop.create_task(adjust())
+            adjusting.add(task)  # the loop itself would not keep it
+            task.add_done_callback(adjusting.discard)
+
+        self._turn = lambda: _call_in(loop, turn)  # from here on: whatever was wanted before is read below
+        insights.namespaces.update(map(NamespaceName, self._status.wanted))
+        return insights
+
+    async def _on_cleanup(self, **_: Any) -> None:
+        """Force the shutdown of a kopf that has died.
+
+        When one namespace's watcher fails, kopf can hang on another that is logging in.
+        """
+        self._status.watched.clear()
+        asyncio.get_running_loop().call_later(CLEANUP_TIMEOUT, _cancel_all)
+
+    async def _mark_running(self, ready: asyncio.Event) -> None:
         await ready.wait()
-        self._standing.running.set()
+        self._status.running.set()
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
         kopf.on.login(registry=registry)(self._login)
-        kopf.on.event("", "v1", "pods", registry=registry)(self._hint)
+        kopf.on.event("", "v1", "pods", registry=registry)(self._on_event)
         return registry
 
-    async def _hint(self, event: Mapping[str, Any], **_: Any) -> None:
-        """Pass on what kopf was told. It returns nothing, as kopf would write what it returns into the Pod."""
+    async def _on_event(self, event: Mapping[str, Any], **_: Any) -> None:
+        """Pass on an event. It returns nothing, as kopf would write what it returns into the Pod."""
         try:
-            pod = decode_pod(event["object"])
+            pod = decode_pod(event["object"], self._owner_labels)
             if pod is None:
-                return
-            if event["type"] == "DELETED":
-                self._store.drop(pod.uid, pod.namespace, pod.resource_version)
+                self._odd(event)
+            elif event["type"] == "DELETED":
+                self._store.delete(pod.uid, pod.namespace, pod.resource_version)
             else:
-                self._store.apply(pod)
-        except Exception:  # noqa: BLE001 - the rim: one odd Pod must not cost all others their hints
+                self._store.upsert(pod)
+        except Exception:  # noqa: BLE001 - the rim: one odd Pod must not cost all others their events
             _log.exception("A hint was lost; the next full listing makes up for it.")
+
+    def _odd(self, event: Mapping[str, Any]) -> None:
+        """Pass on that a Pod can't be decoded, or that such a one is gone."""
+        odd, version = what_is_told(event["object"]), event["object"].get("metadata", {}).get("resourceVersion")
+        version = version if isinstance(version, str) else ""
+        if event["type"] == "DELETED":
+            self._store.delete(odd.key, odd.namespace, version)
+        else:
+            self._store.spoil(odd, version)
 
     async def _login(self, **_: Any) -> kopf.AiohttpSession:
         """Give kopf a session of its own, with the credentials as they are now.
@@ -170,12 +219,12 @@ class Operator:
         self._note(end.url, watched=False)
 
     def _note(self, url: URL, *, watched: bool) -> None:
-        """Note whether a namespace is watched. A list alone tells nothing of what comes after it."""
+        """Note whether a namespace is watched. A list alone says nothing of what comes after it."""
         verb = verb_of(url)
         if verb == "watch" and watched:
-            self._standing.watched.add(namespace_of(url))
+            self._status.begun(namespace_of(url), boottime())
         elif verb != "get" and not watched:
-            self._standing.watched.discard(namespace_of(url))
+            self._status.watched.discard(namespace_of(url))
 
 
 def connection_info(connection: Connection) -> tuple[kopf.ConnectionInfo, str | None]:
@@ -212,8 +261,8 @@ def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) ->
         loop.call_soon_threadsafe(function)
 
 
-def _bury() -> None:
+def _cancel_all() -> None:
     """Cancel all that is left in this loop, until the loop is closed: some of kopf's waiting outlives one attempt."""
     for task in asyncio.all_tasks():
         task.cancel()
-    asyncio.get_running_loop().call_later(BURY_AGAIN, _bury)
+    asyncio.get_running_loop().call_later(CANCEL_INTERVAL, _cancel_all)
