@@ -1,41 +1,32 @@
 """The Kubernetes API server: Pods, Events and rights, over REST."""
 
-from healer.cluster.answers import grant
 from healer.cluster.client import FRESHNESS, Cluster, Listing, connect
+from healer.cluster.config_maps import ConfigMap, ConfigMapClient
 from healer.cluster.connection import Connection
-from healer.cluster.deletes import Outcome, Proof, Result, Right, sole_replica
-from healer.cluster.errors import Busy, ClusterError, ConnectError, Gone, Malformed, Refused, Unreachable
-from healer.cluster.events import Posted
+from healer.cluster.diagnostics import ContainerDiagnostics, DiagnosticsReader, PodDiagnostics
+from healer.cluster.events import EventResult
 from healer.cluster.leases import Lease, LeaseClient
-from healer.cluster.pods import decode_pod
-from healer.cluster.postmortem import Examiner, Remains, State
-from healer.cluster.requests import quantity
+from healer.cluster.pods import Undecodable, decode_pod, what_is_told
+from healer.cluster.resource_requests import quantity
+from healer.cluster.responses import grant_hint
 
 __all__ = [
     "FRESHNESS",
-    "Busy",
     "Cluster",
-    "ClusterError",
-    "ConnectError",
+    "ConfigMap",
+    "ConfigMapClient",
     "Connection",
-    "Examiner",
-    "Gone",
+    "ContainerDiagnostics",
+    "DiagnosticsReader",
+    "EventResult",
     "Lease",
     "LeaseClient",
     "Listing",
-    "Malformed",
-    "Outcome",
-    "Posted",
-    "Proof",
-    "Refused",
-    "Remains",
-    "Result",
-    "Right",
-    "State",
-    "Unreachable",
+    "PodDiagnostics",
+    "Undecodable",
     "connect",
     "decode_pod",
-    "grant",
+    "grant_hint",
     "quantity",
-    "sole_replica",
+    "what_is_told",
 ]

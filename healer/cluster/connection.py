@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from healer.cluster.errors import ConnectError
+from healer.errors import ConnectError
+from healer.redaction import first_line, shown
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 DEFAULT_NAMESPACE = "default"
@@ -41,14 +43,15 @@ class Connection:
         Raises:
             ConnectError: the Pod's own can't be read.
         """
-        if self._in_cluster():
+        if self.in_cluster():
             try:
                 return (ACCOUNT / "namespace").read_text().strip()
             except OSError as error:
                 raise ConnectError(f"The namespace of this Pod can't be read: {error}.") from error
         return _context_namespace(self._files(), self.context) or DEFAULT_NAMESPACE
 
-    def _in_cluster(self) -> bool:
+    def in_cluster(self) -> bool:
+        """Whether we are a Pod of the cluster, by its ServiceAccount, and no other choice was made."""
         chosen = self.kubeconfig or self.context or os.environ.get("KUBECONFIG")
         return not chosen and bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and (ACCOUNT / "token").exists()
 
@@ -62,7 +65,7 @@ class Connection:
         from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
         try:
-            if self._in_cluster():
+            if self.in_cluster():
                 load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             else:
                 self._check_files()
@@ -71,32 +74,39 @@ class Connection:
                     self._files(), self.context, configuration, persist_config=False
                 )
         except ConfigException as error:
-            raise ConnectError(self._sentence(str(error))) from error
+            raise ConnectError(self._sentence(str(error))) from None
         except ConnectError:
             raise
-        except Exception as error:  # a foreign file: YAML, base64 and plugin errors have no common base
-            raise ConnectError(f"The kubeconfig {self._files()} can't be read: {_first_line(error)}.") from error
+        except Exception as error:  # noqa: BLE001 - a foreign file: YAML, base64 and plugin errors have no common base
+            # Their words quote pieces of the file, which holds tokens and keys.
+            raise ConnectError(f"The kubeconfig {shown(self._files())} can't be read: {_odd(error)}.") from None
 
     def _check_files(self) -> None:
         files = [Path(name).expanduser() for name in self._files().split(os.pathsep) if name]
         if any(file.is_file() for file in files):
             return
         raise ConnectError(
-            f"There is no kubeconfig at {self._files()} and this is no Pod with a ServiceAccount: "
+            f"There is no kubeconfig at {shown(self._files())} and this is no Pod with a ServiceAccount: "
             "name one with --kubeconfig or KUBECONFIG."
         )
 
     def _sentence(self, problem: str) -> str:
-        if self._in_cluster():
+        if self.in_cluster():
             return f"The ServiceAccount of this Pod can't be used: {problem}"
         if self.context is not None and f"object with name {self.context} in" in problem:
             names = ", ".join(_context_names(self._files())) or "none"
-            return f"The kubeconfig {self._files()} has no context {self.context!r}; it has: {names}."
-        return f"The kubeconfig {self._files()} can't be used: {_first_line(problem)}"
+            return f"The kubeconfig {shown(self._files())} has no context of the name given; it has: {names}."
+        if problem.startswith("File does not exist"):
+            return f"The kubeconfig {shown(self._files())} can't be used: a file that it names does not exist."
+        what = re.sub(r"object with name .* in ", "an object of the name that it wants in ", first_line(problem))
+        return f"The kubeconfig {shown(self._files())} can't be used: {what}"
 
 
-def _first_line(problem: object) -> str:
-    return str(problem).strip().partition("\n")[0]
+def _odd(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    mark = getattr(error, "problem_mark", None)
+    return f"it is not YAML in line {mark.line + 1}" if mark else f"a value in it is malformed ({type(error).__name__})"
 
 
 def _contexts(files: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -15,7 +15,7 @@ MAX_MESSAGE = 1024
 """What kubectl and the API server take: longer messages of core/v1 Events are refused."""
 
 
-class Posted(StrEnum):
+class EventResult(StrEnum):
     """What became of an Event."""
 
     NEW = "new"

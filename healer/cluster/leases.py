@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from healer.cluster.answers import as_object, good
-from healer.cluster.errors import Malformed
-from healer.cluster.transport import Request, Transport
+from healer.cluster.responses import as_object, require_success
+from healer.cluster.transport import KubeRequest, KubeTransport
+from healer.errors import InvalidResponseError
 
 API = "coordination.k8s.io/v1"
 
@@ -36,7 +36,7 @@ class Lease(Struct, frozen=True):
 class LeaseClient:
     """One Lease, by its name. Every call is sent once."""
 
-    def __init__(self, transport: Transport, namespace: str, name: str, *, timeout: float) -> None:
+    def __init__(self, transport: KubeTransport, namespace: str, name: str, *, timeout: float) -> None:
         """Send nothing yet. `timeout` in seconds."""
         self._transport, self._namespace, self._name, self._timeout = transport, namespace, name, timeout
 
@@ -46,10 +46,10 @@ class LeaseClient:
         Raises:
             ClusterError: any failure.
         """
-        reply = self._transport.send(Request("get", "GET", self._path(self._name), timeout=self._timeout))
+        reply = self._transport.send(KubeRequest("get", "GET", self._path(self._name), timeout=self._timeout))
         if reply.status == 404:
             return None
-        return _decode(good(reply, "read its Lease", ("get", "leases", self._namespace)))
+        return _decode(require_success(reply, "read its Lease", ("get", "leases", self._namespace)))
 
     def create(self, lease: Lease) -> Lease:
         """Create the Lease; return it as it was written.
@@ -58,8 +58,8 @@ class LeaseClient:
             ClusterError: any failure; its status is 409 if there is one already.
         """
         body = self._body(lease)
-        reply = self._transport.send(Request("create", "POST", self._path(), body=body, timeout=self._timeout))
-        return _decode(good(reply, "create its Lease", ("create", "leases", self._namespace)))
+        reply = self._transport.send(KubeRequest("create", "POST", self._path(), body=body, timeout=self._timeout))
+        return _decode(require_success(reply, "create its Lease", ("create", "leases", self._namespace)))
 
     def replace(self, lease: Lease) -> Lease:
         """Write the Lease if it still has this resourceVersion; return it as it was written.
@@ -71,8 +71,8 @@ class LeaseClient:
         if not lease.resource_version:
             raise ValueError("A Lease without a resourceVersion can't be replaced safely.")
         path, body = self._path(self._name), self._body(lease)
-        reply = self._transport.send(Request("update", "PUT", path, body=body, timeout=self._timeout))
-        return _decode(good(reply, "renew its Lease", ("update", "leases", self._namespace)))
+        reply = self._transport.send(KubeRequest("update", "PUT", path, body=body, timeout=self._timeout))
+        return _decode(require_success(reply, "renew its Lease", ("update", "leases", self._namespace)))
 
     def _path(self, *name: str) -> tuple[str, ...]:
         return ("apis", *API.split("/"), "namespaces", self._namespace, "leases", *name)
@@ -111,4 +111,4 @@ def _decode(body: bytes) -> Lease:
             Lease,
         )
     except (AttributeError, ValueError) as error:
-        raise Malformed(f"The answer is no Lease ({error}).") from error
+        raise InvalidResponseError(f"The answer is no Lease ({error}).") from error

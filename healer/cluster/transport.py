@@ -17,19 +17,20 @@ from urllib.parse import quote, urlencode
 import urllib3
 from msgspec import Struct
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, LocationValueError
 from urllib3.exceptions import TimeoutError as TransportTimeout
 
-from healer.clock import steady
-from healer.cluster.errors import ConnectError, Unreachable
+from healer.clock import boottime
+from healer.errors import ConnectError, UnreachableError
+from healer.redaction import first_line, scrubbed
 
-Observe: TypeAlias = Callable[[str, str], None]
+ObserveRequest: TypeAlias = Callable[[str, str], None]
 """Told of each request: its verb as RBAC names it, and the status code, `timeout` or `unreachable`."""
 
 _last_check: ContextVar[Callable[[], None] | None] = ContextVar("last_check", default=None)
 
 
-class _Checked(HTTPConnection):
+class _CheckedConnection(HTTPConnection):
     """A connection that asks once more after it is established and before the first byte of the request is sent.
 
     Connecting takes seconds when the server is busy, and evidence gets old meanwhile.
@@ -44,19 +45,19 @@ class _Checked(HTTPConnection):
         super().request(*args, **kwargs)
 
 
-class _CheckedTls(_Checked, HTTPSConnection):
+class _CheckedTlsConnection(_CheckedConnection, HTTPSConnection):
     pass
 
 
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Checked
+class _CheckedPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _CheckedConnection
 
 
-class _TlsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _CheckedTls
+class _CheckedTlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _CheckedTlsConnection
 
 
-class Reply(Struct, frozen=True):
+class KubeReply(Struct, frozen=True):
     """An answer: any status, also a refusal."""
 
     status: int
@@ -68,12 +69,12 @@ class Reply(Struct, frozen=True):
         """What the server says in its `Status`, or the beginning of whatever it sent."""
         try:
             status = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return self.body[:200].decode("utf-8", "replace").strip()
         return str(status.get("message", "")) if isinstance(status, dict) else ""
 
 
-class Request(Struct, frozen=True):
+class KubeRequest(Struct, frozen=True):
     """A request. `verb` is RBAC's word for it, `timeout` counts for connecting and for each wait, in seconds."""
 
     verb: str
@@ -91,15 +92,15 @@ class Request(Struct, frozen=True):
         return f"/{path}?{urlencode(self.query)}" if self.query else f"/{path}"
 
 
-class Transport:
+class KubeTransport:
     """Sends requests with the credentials of a configuration, which is loaded anew after a 401."""
 
     def __init__(
         self,
         load: Callable[[], Any],
         *,
-        observe: Observe = lambda _verb, _code: None,
-        clock: Callable[[], float] = steady,
+        observe: ObserveRequest = lambda _verb, _code: None,
+        clock: Callable[[], float] = boottime,
     ) -> None:
         """Take `load`, which returns a `kubernetes.client.Configuration`; what it raises passes through."""
         self._load = load
@@ -122,7 +123,7 @@ class Transport:
         last = self._server_time
         return None if last is None else last[0] + self._clock() - last[1]
 
-    def send(self, request: Request, *, last_check: Callable[[], None] | None = None) -> Reply:
+    def send(self, request: KubeRequest, *, last_check: Callable[[], None] | None = None) -> KubeReply:
         """Send the request, once, and return what the server answers.
 
         Args:
@@ -140,6 +141,12 @@ class Transport:
             reply = self._read(request, response)
         except (HTTPError, OSError) as error:
             raise self._unreachable(request, error) from error
+        except ValueError:
+            # http.client's words for a forbidden character quote the header, and so the token.
+            raise ConnectError(
+                "The credentials for the Kubernetes API server hold characters that no header may have: write the "
+                "token anew, in one line."
+            ) from None
         self._observe(request.verb, str(reply.status))
         if reply.status == 401:
             self._renew()
@@ -149,7 +156,7 @@ class Transport:
         """Close idle connections; one in use is closed when its answer is read."""
         self._client.close()
 
-    def _call(self, request: Request) -> urllib3.BaseHTTPResponse:
+    def _call(self, request: KubeRequest) -> urllib3.BaseHTTPResponse:
         """Return the response with its body still unread."""
         from kubernetes.client.exceptions import ApiException
 
@@ -162,7 +169,7 @@ class Transport:
         response: urllib3.BaseHTTPResponse = answer.response
         return response
 
-    def _read(self, request: Request, response: urllib3.BaseHTTPResponse) -> Reply:
+    def _read(self, request: KubeRequest, response: urllib3.BaseHTTPResponse) -> KubeReply:
         self._read_clock(response.headers.get("Date"))
         try:
             body = response.data
@@ -172,7 +179,7 @@ class Transport:
             if request.method != "DELETE":
                 raise
             body = b""
-        return Reply(response.status, body, _delay(response.headers.get("Retry-After")))
+        return KubeReply(response.status, body, _delay(response.headers.get("Retry-After")))
 
     def _read_clock(self, date: str | None) -> None:
         try:
@@ -181,13 +188,15 @@ class Transport:
             return
         self._server_time = (seconds, self._clock())
 
-    def _unreachable(self, request: Request, error: Exception) -> Unreachable:
+    def _unreachable(self, request: KubeRequest, error: Exception) -> UnreachableError:
         timeout = isinstance(error, TransportTimeout) and not isinstance(error, urllib3.exceptions.NewConnectionError)
         self._observe(request.verb, "timeout" if timeout else "unreachable")
         if timeout:
-            return Unreachable(f"The Kubernetes API server {self.server} did not answer within {request.timeout:g} s.")
+            return UnreachableError(
+                f"The Kubernetes API server {self.server} did not answer within {request.timeout:g} s."
+            )
         broken = isinstance(error, urllib3.exceptions.ProtocolError)
-        return Unreachable(
+        return UnreachableError(
             f"The Kubernetes API server {self.server} can't be reached: {_reason(error)}.", broken=broken
         )
 
@@ -202,13 +211,19 @@ class Transport:
     def _new_client(self) -> Any:
         from kubernetes.client.api_client import ApiClient
 
-        client = ApiClient(self._load())
+        try:
+            client = ApiClient(self._load())
+        except LocationValueError:  # its words quote the proxy's URL, login included
+            raise ConnectError(
+                "The Kubernetes API server can't be asked: HTTPS_PROXY, or proxy-url of the kubeconfig, holds no URL "
+                "of a proxy: write it like http://proxy:3128."
+            ) from None
         client.user_agent = "kpo-healer"
-        client.rest_client.pool_manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+        client.rest_client.pool_manager.pool_classes_by_scheme = {"http": _CheckedPool, "https": _CheckedTlsPool}
         return client
 
 
-def _signed(client: Any, request: Request) -> Any:
+def _signed(client: Any, request: KubeRequest) -> Any:
     """Return the request in the client's own form, with our credentials, which may be renewed for it."""
     from kubernetes.config import ConfigException
 
@@ -218,7 +233,9 @@ def _signed(client: Any, request: Request) -> Any:
             request.method, request.resource, header_params=headers, body=request.body, auth_settings=["BearerToken"]
         )
     except (ConfigException, OSError, ValueError) as error:  # a token file that is being written, a login plugin
-        raise ConnectError(f"The credentials for the Kubernetes API server can't be renewed: {error}") from error
+        raise ConnectError(
+            f"The credentials for the Kubernetes API server can't be renewed: {first_line(error)}"
+        ) from None
 
 
 @contextmanager
@@ -242,4 +259,6 @@ def _reason(error: Exception) -> str:
     """Return the innermost cause: urllib3 wraps what went wrong in sentences about itself."""
     while isinstance(error.__cause__ or error.__context__, OSError):
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return str(getattr(error, "strerror", None) or error).strip().rstrip(".") or type(error).__name__
+    # The client's words for a failed handshake have several lines; the certificate's fault is in the last one.
+    said = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return scrubbed(said).rstrip(".") or type(error).__name__

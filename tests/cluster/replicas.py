@@ -13,7 +13,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from healer.leader import LEASE
 from tests.lab.audit import AuditEvent
 from tests.lab.healer import ACCOUNT, RIGHTS, Installation, Running
 from tests.lab.kube import Cluster
@@ -22,6 +21,8 @@ from tests.lab.processes import wait_for
 from tests.unit.cli_world import Server, serving, with_row
 
 Json = Any
+
+LEASE = "kpo-healer"
 
 PATIENCE = 150.0
 """Seconds after which a condition that never comes true is a failure, on a machine that has much else to do."""

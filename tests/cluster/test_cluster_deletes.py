@@ -5,12 +5,14 @@ import time
 import msgspec
 import pytest
 
-from healer.cluster import Cluster, Connection, Proof, Result, connect, sole_replica
-from healer.model import Finding, Reason
+from healer.cluster import Cluster, Connection, connect
+from healer.deletion.pod_deleter import Evidence, PodDeleter
+from healer.model import DeleteStatus, Finding, Reason
 from tests.cluster.proxy import proxied
 from tests.lab.kube import ANNOTATION
 from tests.lab.pods import kpo_pod
 from tests.lab.processes import wait_for
+from tests.unit.fakes import always_leader
 
 TASK = {"dag_id": "etl", "task_id": "load", "run_id": "manual__2026-01-01T12:34:56+00:00"}
 READ = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}
@@ -36,7 +38,7 @@ def running(cluster, namespace, api, name="p", **marks):
 
 
 def fresh(age=0.0):
-    return Proof(Finding(Reason.ORPHANED, "ended"), time.monotonic() - age)
+    return Evidence(Finding(Reason.ORPHANED, "ended"), time.monotonic() - age)
 
 
 class Audit:
@@ -75,8 +77,8 @@ def audit(cluster, namespace, pod):
 
 class TestWhichPod:
     def test_the_one_that_was_judged(self, cluster, namespace, api, pod, audit):
-        outcome = api.delete_pod(pod, fresh(), sole_replica)
-        assert outcome.result is Result.DELETED
+        outcome = PodDeleter.of(api).delete_pod(pod, fresh(), always_leader)
+        assert outcome.status is DeleteStatus.DELETED
         entry = audit.only()
         assert entry.preconditions == {"uid": pod.uid, "resourceVersion": pod.resource_version}
         assert "gracePeriodSeconds" not in entry.body
@@ -84,7 +86,7 @@ class TestWhichPod:
 
     def test_its_own_grace_counts(self, cluster, namespace, api):
         pod = running(cluster, namespace, api, hang_terminating="true")
-        assert api.delete_pod(pod, fresh(), sole_replica).result is Result.DELETED
+        assert PodDeleter.of(api).delete_pod(pod, fresh(), always_leader).status is DeleteStatus.DELETED
         raw = cluster.get_pod(namespace, "p")
         assert raw["metadata"]["deletionGracePeriodSeconds"] == raw["spec"]["terminationGracePeriodSeconds"] > 0
 
@@ -96,32 +98,32 @@ class TestWhichPod:
         mark = Audit(cluster, namespace)
         # Even with the new one's resourceVersion: the uid alone must keep it alive.
         aimed = msgspec.structs.replace(pod, resource_version=again.resource_version)
-        assert api.delete_pod(aimed, fresh(), sole_replica).result is Result.CONFLICT
+        assert PodDeleter.of(api).delete_pod(aimed, fresh(), always_leader).status is DeleteStatus.CONFLICT
         assert mark.only().code == 409
         assert api.get_pod(namespace, "p") == again
 
     def test_not_one_that_changed_since(self, cluster, namespace, api, pod, audit):
         cluster.patch_pod(namespace, "p", {"metadata": {"annotations": {"kpo-healer.io/protect": "true"}}})
-        assert api.delete_pod(pod, fresh(), sole_replica).result is Result.CONFLICT
+        assert PodDeleter.of(api).delete_pod(pod, fresh(), always_leader).status is DeleteStatus.CONFLICT
         assert audit.only().code == 409
         now = api.get_pod(namespace, "p")
         assert now.protected
-        assert api.delete_pod(now, fresh(), sole_replica).result is Result.DELETED
+        assert PodDeleter.of(api).delete_pod(now, fresh(), always_leader).status is DeleteStatus.DELETED
 
     def test_gone_already(self, cluster, namespace, api, pod, audit):
         cluster.delete_pod(namespace, "p", grace=0)
         cluster.wait_pod(namespace, "p", "gone")
-        assert api.delete_pod(pod, fresh(), sole_replica).result is Result.GONE
+        assert PodDeleter.of(api).delete_pod(pod, fresh(), always_leader).status is DeleteStatus.GONE
 
     def test_twice(self, cluster, namespace, api):
         pod = running(cluster, namespace, api, hang_terminating="true")
-        results = [api.delete_pod(pod, fresh(), sole_replica).result for _ in range(2)]
-        assert results == [Result.DELETED, Result.CONFLICT]
+        results = [PodDeleter.of(api).delete_pod(pod, fresh(), always_leader).status for _ in range(2)]
+        assert results == [DeleteStatus.DELETED, DeleteStatus.CONFLICT]
 
     def test_without_the_right(self, cluster, namespace, pod, audit):
         with Cluster(Connection(cluster.service_account(namespace, "healer", [READ]))) as weak:
-            outcome = weak.delete_pod(pod, fresh(), sole_replica)
-        assert outcome.result is Result.DENIED
+            outcome = PodDeleter.of(weak).delete_pod(pod, fresh(), always_leader)
+        assert outcome.status is DeleteStatus.DENIED
         assert "delete" in outcome.message
         assert f"system:serviceaccount:{namespace}:healer" in outcome.message
         assert audit.only().code == 403
@@ -134,11 +136,11 @@ def api_sees_terminating(cluster, namespace):
 
 class TestNotSent:
     def test_stale_proof(self, api, pod, audit):
-        assert api.delete_pod(pod, fresh(age=15.5), sole_replica).result is Result.STALE
+        assert PodDeleter.of(api).delete_pod(pod, fresh(age=15.5), always_leader).status is DeleteStatus.STALE
         assert audit.none()
 
     def test_no_right(self, api, pod, audit):
-        assert api.delete_pod(pod, fresh(), lambda: False).result is Result.STALE
+        assert PodDeleter.of(api).delete_pod(pod, fresh(), lambda: False).status is DeleteStatus.STALE
         assert audit.none()
 
 
@@ -149,30 +151,30 @@ class TestFaults:
         with proxied(cluster.url, cluster.kubeconfig) as (proxy, kubeconfig), connect(kubeconfig) as api:
             api.version()
             proxy.reset_when_asked()
-            outcome = api.delete_pod(pod, fresh(), sole_replica)
-        assert outcome.result is Result.ERROR
+            outcome = PodDeleter.of(api).delete_pod(pod, fresh(), always_leader)
+        assert outcome.status is DeleteStatus.ERROR
         assert audit.only().code == 200
 
     def test_reset_of_idle_connections_before_it(self, cluster, namespace, pod, audit):
         with proxied(cluster.url, cluster.kubeconfig) as (proxy, kubeconfig), connect(kubeconfig) as api:
             api.version()
             proxy.reset_all()
-            outcome = api.delete_pod(pod, fresh(), sole_replica)
+            outcome = PodDeleter.of(api).delete_pod(pod, fresh(), always_leader)
         # Whether the connection is seen to be dead before or while sending, it is one DELETE at most.
-        if outcome.result is Result.DELETED:
+        if outcome.status is DeleteStatus.DELETED:
             assert audit.only().code == 200
         else:
-            assert outcome.result is Result.ERROR
+            assert outcome.status is DeleteStatus.ERROR
             assert audit.none()
 
     def test_frozen_with_a_connection(self, cluster, namespace, api, pod, audit, monkeypatch):
-        monkeypatch.setattr("healer.cluster.deletes.TIMEOUT", 1.0)
+        monkeypatch.setattr("healer.deletion.pod_deleter.TIMEOUT", 1.0)
         cluster.apiserver.freeze()
         try:
-            outcome = api.delete_pod(pod, fresh(), sole_replica)
+            outcome = PodDeleter.of(api).delete_pod(pod, fresh(), always_leader)
         finally:
             cluster.apiserver.thaw()
-        assert outcome.result is Result.ERROR
+        assert outcome.status is DeleteStatus.ERROR
         assert "did not answer" in outcome.message
         # It lay in the server's buffer and is read after the thaw. Whether it is carried out then or dropped, as nobody
         # waits for its answer any more: it is one, and its preconditions still hold.
@@ -183,14 +185,14 @@ class TestFaults:
 
     def test_frozen_without_a_connection(self, cluster, namespace, pod, audit, monkeypatch):
         """The TLS handshake hangs, so nothing is ever sent."""
-        monkeypatch.setattr("healer.cluster.deletes.TIMEOUT", 1.0)
+        monkeypatch.setattr("healer.deletion.pod_deleter.TIMEOUT", 1.0)
         with connect(cluster.kubeconfig) as api:
             cluster.apiserver.freeze()
             try:
-                outcome = api.delete_pod(pod, fresh(), sole_replica)
+                outcome = PodDeleter.of(api).delete_pod(pod, fresh(), always_leader)
             finally:
                 cluster.apiserver.thaw()
-        assert outcome.result is Result.ERROR
+        assert outcome.status is DeleteStatus.ERROR
         assert audit.none()
         assert not api_sees_terminating(cluster, namespace)
 
@@ -198,17 +200,19 @@ class TestFaults:
         """Fresh at the first look at the clock, too old at the one after the TLS handshake."""
         looks = iter([0.0])
         with Cluster(Connection(cluster.kubeconfig), clock=lambda: next(looks, 15.5)) as api:
-            outcome = api.delete_pod(pod, Proof(Finding(Reason.ORPHANED, "ended"), 0.0), sole_replica)
-        assert outcome.result is Result.STALE
+            outcome = PodDeleter.of(api).delete_pod(
+                pod, Evidence(Finding(Reason.ORPHANED, "ended"), 0.0), always_leader
+            )
+        assert outcome.status is DeleteStatus.STALE
         assert audit.none()
 
     def test_the_api_server_is_away(self, cluster, namespace, api, pod, audit):
         cluster.apiserver.kill()
         try:
-            outcome = api.delete_pod(pod, fresh(), sole_replica)
+            outcome = PodDeleter.of(api).delete_pod(pod, fresh(), always_leader)
         finally:
             cluster.apiserver.start()
-        assert outcome.result is Result.ERROR
+        assert outcome.status is DeleteStatus.ERROR
         assert audit.none()
         assert not api_sees_terminating(cluster, namespace)
         assert api.get_pod(namespace, "p").uid == pod.uid

@@ -2,13 +2,30 @@
 
 import pytest
 
-from healer.cluster import Cluster, Connection, Posted, Refused, connect
-from healer.model import Labels
+from healer.cluster import Cluster, Connection, EventResult, connect
+from healer.decision.labels import believed, parse, safe_label
+from healer.errors import AccessDeniedError
+from healer.model import ID_ANNOTATIONS, Labels, RawIds
 from tests.lab.kube import ANNOTATION
+from tests.lab.marks import SELECTED
 from tests.lab.pods import SIDECAR, executor_pod, job_pod, kpo_pod, spark_pod
 from tests.lab.processes import wait_for
 
 TASK = {"dag_id": "etl", "task_id": "load", "run_id": "manual__2026-01-01T12:34:56+00:00"}
+HOSTILE = {
+    "honest": "x",
+    "nul": "m\0x",
+    "emoji": "m\U0001f600",
+    "huge": "m" * 200_000,
+    "right-to-left": "m\u202egnp",
+    "line": "m\nx",
+    "escape": "m\x1b[31m",
+    "del": "m\x7f",
+    "blank": "m ",
+    "zero-width": "m\u200b",
+}
+"""What stands at the end of a raw id, by the name of its Pod."""
+
 READ = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]
 
 
@@ -27,6 +44,18 @@ def make(cluster, namespace, name, body=kpo_pod, **more):
     return cluster.create_pod(body(**TASK, namespace=namespace, name=name, **more))
 
 
+def marked(cluster, namespace):
+    """Make a Pod of each row of `SELECTED`, in turn of both kinds by name; return whether the selector finds it."""
+    bodies, wanted = [], {}
+    for number, (labels, selected) in enumerate(SELECTED):
+        body = kpo_pod(**TASK, namespace=namespace, name=f"{number % 7}-row-{number}")
+        body["metadata"]["labels"] = dict(labels)
+        bodies.append(body)
+        wanted[body["metadata"]["name"]] = selected
+    cluster.create_pods(bodies)
+    return wanted
+
+
 class TestListing:
     def test_the_selector_leaves_out_what_is_not_kpos(self, cluster, namespace, api):
         make(cluster, namespace, "kpo")
@@ -42,6 +71,17 @@ class TestListing:
         assert pods["job"].owned
         assert not pods["kpo"].owned
         assert pods["no-labels"].labels == Labels()
+
+    def test_every_page_and_every_read_by_name_keeps_to_the_selector(self, cluster, namespace, api, seen, monkeypatch):
+        """Pods of the operator among others, over many pages; whatever charts, hooks and webhooks write on them."""
+        monkeypatch.setattr("healer.cluster.client.PAGE_SIZE", 3)
+        wanted = marked(cluster, namespace)
+        listed = api.list_pods(namespace).pods
+        assert {pod.name for pod in listed} == {name for name, selected in wanted.items() if selected}
+        assert all(pod.selected for pod in listed)
+        assert seen.count(("list", "200")) >= len(listed) / 3
+        found = {name: api.get_pod(namespace, name) for name in wanted}
+        assert {name: pod.selected for name, pod in found.items() if pod} == wanted
 
     def test_pages_are_one_whole(self, cluster, namespace, api, seen, monkeypatch):
         monkeypatch.setattr("healer.cluster.client.PAGE_SIZE", 3)
@@ -106,7 +146,7 @@ class TestReading:
         make(cluster, namespace, "p", checked=True, annotations={"kpo-healer.io/protect": "true"})
         cluster.patch_pod(namespace, "p", {"metadata": {"labels": {"kpo-healer.io/airflow": "prod"}}})
         pod = api.get_pod(namespace, "p")
-        assert (pod.checked, pod.protected, pod.stamp, pod.terminating) == (True, True, "prod", False)
+        assert (pod.checked, pod.protected, pod.owner_label, pod.terminating) == (True, True, "prod", False)
 
     def test_terminating(self, cluster, namespace, api):
         make(cluster, namespace, "p", annotations={f"{ANNOTATION}hang-terminating": "true"})
@@ -125,6 +165,21 @@ class TestReading:
         assert api.version().startswith("v1.")
 
 
+class TestRawIds:
+    """An API server takes nearly anything as an annotation, and its label proves that it was written on purpose."""
+
+    @pytest.mark.parametrize("place", ["dag_id", "task_id", "run_id"])
+    def test_what_no_airflow_could_have_is_not_believed(self, cluster, namespace, api, place):
+        raws = {name: f"{'x' * 70} {raw}" if place == "run_id" else f"{'x' * 70}{raw}" for name, raw in HOSTILE.items()}
+        for name, raw in raws.items():
+            make(cluster, namespace, name, labels={place: safe_label(raw)}, annotations={ID_ANNOTATIONS[place]: raw})
+        pods = {pod.name: pod for pod in api.list_pods(namespace).pods}
+        assert pods.keys() == HOSTILE.keys()
+        believing = {name for name, pod in pods.items() if believed(parse(pod.labels), pod.raw) != RawIds()}
+        assert believing == {"honest"}
+        assert getattr(believed(parse(pods["honest"].labels), pods["honest"].raw), place) == raws["honest"]
+
+
 class TestRights:
     def test_one_namespace_is_forbidden_and_the_others_go_on(self, cluster, namespace):
         other = cluster.namespace(f"{namespace}-x")
@@ -133,7 +188,7 @@ class TestRights:
             kubeconfig = cluster.service_account(namespace, "healer", READ)
             with Cluster(Connection(kubeconfig)) as api:
                 assert len(api.list_pods(namespace).pods) == 1
-                with pytest.raises(Refused) as caught:
+                with pytest.raises(AccessDeniedError) as caught:
                     api.list_pods(other)
                 assert api.whoami() == f"system:serviceaccount:{namespace}:healer"
         finally:
@@ -157,7 +212,7 @@ class TestRights:
             def refused():
                 try:
                     api.list_pods(namespace)
-                except Refused:
+                except AccessDeniedError:
                     return True
                 return False
 
@@ -177,7 +232,7 @@ class TestEvents:
         make(cluster, namespace, "p")
         pod = api.get_pod(namespace, "p")
         posted = [api.post_event(pod, "OrphanDetected", f"look {look}", warning=True) for look in range(3)]
-        assert posted == [Posted.NEW, Posted.RENEWED, Posted.RENEWED]
+        assert posted == [EventResult.NEW, EventResult.RENEWED, EventResult.RENEWED]
         (event,) = self.events(cluster, namespace)
         assert (event["count"], event["message"], event["type"]) == (3, "look 2", "Warning")
         assert event["involvedObject"]["uid"] == pod.uid
@@ -187,14 +242,14 @@ class TestEvents:
         make(cluster, namespace, "p")
         pod = api.get_pod(namespace, "p")
         for reason, suffix in [("OrphanDetected", ""), ("OrphanDeleted", ""), ("OrphanDetected", "2")]:
-            assert api.post_event(pod, reason, "x", suffix=suffix) is Posted.NEW
+            assert api.post_event(pod, reason, "x", suffix=suffix) is EventResult.NEW
         assert len(self.events(cluster, namespace)) == 3
 
     def test_without_the_right(self, cluster, namespace):
         make(cluster, namespace, "p")
         with Cluster(Connection(cluster.service_account(namespace, "healer", READ))) as api:
             pod = api.get_pod(namespace, "p")
-            assert api.post_event(pod, "OrphanDetected", "x") is Posted.DENIED
+            assert api.post_event(pod, "OrphanDetected", "x") is EventResult.DENIED
         assert self.events(cluster, namespace) == []
 
     def test_with_create_but_without_patch(self, cluster, namespace):
@@ -203,4 +258,4 @@ class TestEvents:
         with Cluster(Connection(cluster.service_account(namespace, "healer", rules))) as api:
             pod = api.get_pod(namespace, "p")
             posted = [api.post_event(pod, "OrphanDetected", "x") for _ in range(2)]
-        assert posted == [Posted.NEW, Posted.DENIED]
+        assert posted == [EventResult.NEW, EventResult.DENIED]

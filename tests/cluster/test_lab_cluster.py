@@ -19,7 +19,7 @@ from tests.lab.processes import LabError, Process, free_ports, wait_for
 
 TASK = {"dag_id": "etl", "task_id": "load", "run_id": "manual__2026-01-01T12:34:56+00:00"}
 READ_PODS = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "get"]}]
-SELECTOR = "kubernetes_pod_operator=True,!airflow-worker,!kubernetes_executor,!spark_kubernetes_operator"
+SELECTOR = "kubernetes_pod_operator=True,!airflow-worker,kubernetes_executor!=True,!spark_kubernetes_operator"
 
 
 def make(cluster, namespace, name="a", containers=("base",), **annotations):

@@ -6,8 +6,9 @@ import threading
 import pytest
 import yaml
 
-from healer.cluster import Cluster, ClusterError, Connection
-from healer.watch import PodStore, Watch
+from healer.cluster import Cluster, Connection
+from healer.errors import ClusterError
+from healer.informer import Informer, PodStore
 from tests.lab.pods import executor_pod, job_pod, kpo_pod, spark_pod
 from tests.lab.processes import wait_for
 
@@ -27,7 +28,7 @@ class Picture:
         self.asked, self._asked = [], []
         self._wanted = threading.Condition()
         self._over = False
-        self.watch = Watch(
+        self.watch = Informer(
             self.api.connection,
             namespaces,
             self.store,
@@ -66,20 +67,20 @@ class Picture:
                 self.list(namespace)
 
     def list(self, namespace):
-        started = self.store.begin()
+        started = self.store.generation()
         try:
             self.store.replace(namespace, self.api.list_pods(namespace), started)
         except ClusterError as error:
-            self.store.unreadable(namespace, str(error))
+            self.store.mark_unavailable(namespace, str(error))
 
     def names(self):
-        return sorted(pod.name for pod in self.store.snapshot())
+        return sorted(pod.name for pod in self.store.list_pods())
 
     def wait(self, *names):
         wait_for(lambda: self.names() == sorted(names), what=f"{names}, not {self.names()}")
 
     def phase(self, name):
-        return next((pod.phase for pod in self.store.snapshot() if pod.name == name), None)
+        return next((pod.phase for pod in self.store.list_pods() if pod.name == name), None)
 
 
 @pytest.fixture
@@ -105,11 +106,11 @@ class TestHints:
             picture.wait("after", "before")
             wait_for(lambda: picture.phase("after") == "Running", what="Running")
             cluster.patch_pod(namespace, "after", {"metadata": {"labels": {"already_checked": "True"}}})
-            wait_for(lambda: any(pod.checked for pod in picture.store.snapshot()), what="the mark")
+            wait_for(lambda: any(pod.checked for pod in picture.store.list_pods()), what="the mark")
             vanish(cluster, namespace, "before")
             picture.wait("after")
             assert picture.watch.alive()
-            assert picture.store.why_unreadable(namespace) is not None
+            assert picture.store.why_unavailable(namespace) is not None
 
     def test_what_happens_between_our_list_and_the_watch_is_seen(self, cluster, namespace, kubeconfig):
         """The watch begins where our LIST ended: nothing is listed twice, by nobody, and nothing is missed."""
@@ -117,7 +118,7 @@ class TestHints:
             make(cluster, namespace, name)
         picture = Picture(kubeconfig, namespace)
         picture.list(namespace)
-        listed = {pod.name: pod.resource_version for pod in picture.store.snapshot()}
+        listed = {pod.name: pod.resource_version for pod in picture.store.list_pods()}
         vanish(cluster, namespace, "vanishes")
         make(cluster, namespace, "new")
         since = cluster.audit_mark()
@@ -136,11 +137,14 @@ class TestHints:
             make(cluster, namespace, "spark", spark_pod)
             make(cluster, namespace, "job", job_pod)
             make(cluster, namespace, "kpo")
-            picture.wait("job", "kpo")
-            cluster.patch_pod(namespace, "kpo", {"metadata": {"labels": {"airflow-worker": "1"}}})
-            picture.wait("job")
-            cluster.patch_pod(namespace, "kpo", {"metadata": {"labels": {"airflow-worker": None}}})
-            picture.wait("job", "kpo")
+            make(cluster, namespace, "told-apart", labels={"kubernetes_executor": "False"})
+            picture.wait("job", "kpo", "told-apart")
+            for mark in ({"airflow-worker": "1"}, {"kubernetes_executor": "True"}):
+                cluster.patch_pod(namespace, "kpo", {"metadata": {"labels": mark}})
+                picture.wait("job", "told-apart")
+                cluster.patch_pod(namespace, "kpo", {"metadata": {"labels": dict.fromkeys(mark)}})
+                picture.wait("job", "kpo", "told-apart")
+            assert all(pod.selected for pod in picture.store.list_pods())
 
     def test_requests_are_told(self, cluster, namespace, kubeconfig):
         with Picture(kubeconfig, namespace) as picture:
@@ -156,7 +160,7 @@ class TestHints:
         make(cluster, namespace, "p")
         with Picture(named, namespace) as picture:
             picture.wait("p")
-            wait_for(lambda: picture.store.why_unreadable(namespace) is None, what="a listing")
+            wait_for(lambda: picture.store.why_unavailable(namespace) is None, what="a listing")
 
 
 class TestFaults:
@@ -179,12 +183,12 @@ class TestFaults:
             picture.wait()
 
     def test_a_dead_kopf_is_started_again(self, cluster, namespace, kubeconfig, monkeypatch):
-        monkeypatch.setattr("healer.watch.supervisor.FIRST_BACKOFF", 0.1)
+        monkeypatch.setattr("healer.informer.informer.FIRST_BACKOFF", 0.1)
         make(cluster, namespace, "vanishes")
         make(cluster, namespace, "stays")
         with Picture(kubeconfig, namespace) as picture:
             picture.wait("stays", "vanishes")
-            picture.watch._kopf.stop()  # it ends as it does for a bug of its own, and nobody asked it to
+            picture.watch._watcher.stop()  # it ends as it does for a bug of its own, and nobody asked it to
             vanish(cluster, namespace, "vanishes")
             wait_for(lambda: picture.watch.restarts == 1 and picture.watch.alive(), what="the second kopf")
             picture.wait("stays")
@@ -199,8 +203,8 @@ class TestFaults:
             with Picture(kubeconfig, namespace, other) as picture:
                 picture.list(other)
                 picture.wait("p")
-                assert "may not list" in picture.store.why_unreadable(other)
-                wait_for(lambda: picture.store.why_unreadable(namespace) is None, what="a listing")
+                assert "may not list" in picture.store.why_unavailable(other)
+                wait_for(lambda: picture.store.why_unavailable(namespace) is None, what="a listing")
                 wait_for(lambda: ("list", "403") in picture.calls, what="kopf's own refusal")
                 make(cluster, namespace, "q")
                 picture.wait("p", "q")

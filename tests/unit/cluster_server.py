@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from tests.lab.serving import in_a_thread
+
 
 @dataclass
 class Seen:
@@ -116,14 +118,8 @@ def serving(script: Script, *, tls: ssl.SSLContext | None = None) -> Iterator[Se
     server = Server(script)
     if tls is not None:
         server.http.socket = tls.wrap_socket(server.http.socket, server_side=True, do_handshake_on_connect=False)
-    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with in_a_thread(server.http, poll_interval=0.02):
         yield server
-    finally:
-        server.http.shutdown()
-        thread.join()
-        server.http.server_close()
 
 
 def write_kubeconfig(path: Path, server: str, *, ca: Path | None = None, **user: Any) -> Path:

@@ -16,13 +16,13 @@ from typing import NamedTuple
 from msgspec import Struct
 
 Quantity = str | int | float | None
-Amounts = Mapping[str, float]
+ResourceAmounts = Mapping[str, float]
 """By resource: cores, bytes, pieces."""
 
 _Items = tuple[tuple[str, Quantity], ...]
 """The requests of one container."""
 
-_NONE: Amounts = {}
+_NONE: ResourceAmounts = {}
 
 
 class Resources(Struct, gc=False):
@@ -31,7 +31,7 @@ class Resources(Struct, gc=False):
     requests: dict[str, Quantity] | None = None
 
 
-class Requester(Struct, rename="camel", gc=False):
+class ContainerSpec(Struct, rename="camel", gc=False):
     """A container as far as its requests go."""
 
     name: str | None = None
@@ -39,7 +39,7 @@ class Requester(Struct, rename="camel", gc=False):
     restart_policy: str | None = None
 
 
-class Requests(NamedTuple):
+class EffectiveRequests(NamedTuple):
     """What a Pod occupies: cores, bytes, and extended resources such as `nvidia.com/gpu`, by name."""
 
     cpu_cores: float
@@ -47,12 +47,12 @@ class Requests(NamedTuple):
     extended: tuple[tuple[str, float], ...]
 
 
-def effective(
-    containers: Iterable[Requester],
-    init: Iterable[Requester] | None,
+def effective_requests(
+    containers: Iterable[ContainerSpec],
+    init: Iterable[ContainerSpec] | None,
     overhead: Mapping[str, Quantity] | None,
     whole: Resources | None,
-) -> Requests:
+) -> EffectiveRequests:
     """Return what a Pod requests; `whole` are the resources of the Pod itself."""
     running = tuple(tuple(c.resources.requests.items()) for c in containers if c.resources and c.resources.requests)
     if not (init or overhead or whole):
@@ -64,18 +64,18 @@ def effective(
 
 
 @lru_cache(maxsize=1024)
-def _plain(running: tuple[_Items, ...]) -> Requests:
+def _plain(running: tuple[_Items, ...]) -> EffectiveRequests:
     """Nearly all Pods look alike here: thousands are made from few tasks."""
     return _summary(_sum(running))
 
 
-def _summary(total: Amounts) -> Requests:
+def _summary(total: ResourceAmounts) -> EffectiveRequests:
     extended = ((name, amount) for name, amount in total.items() if _is_extended(name) and amount)
-    return Requests(total.get("cpu", 0.0), total.get("memory", 0.0), tuple(sorted(extended)))
+    return EffectiveRequests(total.get("cpu", 0.0), total.get("memory", 0.0), tuple(sorted(extended)))
 
 
-def _sum(running: Iterable[_Items]) -> Amounts:
-    total: Amounts = _NONE
+def _sum(running: Iterable[_Items]) -> ResourceAmounts:
+    total: ResourceAmounts = _NONE
     for requests in running:
         total = _plus(total, _amounts(requests))
     return total
@@ -94,9 +94,9 @@ def quantity(value: Quantity) -> float:
         return 0.0
 
 
-def _with_init(running: Amounts, init: Iterable[Requester]) -> Amounts:
-    sidecars: Amounts = _NONE
-    peak: Amounts = _NONE
+def _with_init(running: ResourceAmounts, init: Iterable[ContainerSpec]) -> ResourceAmounts:
+    sidecars: ResourceAmounts = _NONE
+    peak: ResourceAmounts = _NONE
     for container in init:
         beside = _plus(sidecars, _of(container.resources))
         if container.restart_policy == "Always":
@@ -106,15 +106,15 @@ def _with_init(running: Amounts, init: Iterable[Requester]) -> Amounts:
     return {name: max(peak.get(name, 0.0), running.get(name, 0.0)) for name in peak.keys() | running.keys()}
 
 
-def _of(resources: Resources | None) -> Amounts:
+def _of(resources: Resources | None) -> ResourceAmounts:
     return _amounts(resources.requests.items()) if resources is not None and resources.requests else _NONE
 
 
-def _amounts(requests: Iterable[tuple[str, Quantity]]) -> Amounts:
+def _amounts(requests: Iterable[tuple[str, Quantity]]) -> ResourceAmounts:
     return {name: quantity(value) for name, value in requests}
 
 
-def _plus(one: Amounts, other: Amounts) -> Amounts:
+def _plus(one: ResourceAmounts, other: ResourceAmounts) -> ResourceAmounts:
     if not one or not other:
         return one or other
     return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in one.keys() | other.keys()}

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from healer.cluster.errors import Busy, ClusterError, Gone, Malformed, Refused
-from healer.cluster.transport import Reply
+from healer.cluster.transport import KubeReply
+from healer.errors import AccessDeniedError, ClusterError, InvalidResponseError, ResourceExpiredError, ServerBusyError
 
 
-def grant(verb: str, resource: str, namespace: str) -> str:
+def grant_hint(verb: str, resource: str, namespace: str) -> str:
     """Return the sentence that says how to give the healer a right."""
     if not namespace:
         return f"its account needs the verb {verb} on {resource}"
@@ -21,45 +21,47 @@ def grant(verb: str, resource: str, namespace: str) -> str:
     )
 
 
-def good(reply: Reply, doing: str, right: tuple[str, str, str]) -> bytes:
+def require_success(reply: KubeReply, doing: str, right: tuple[str, str, str]) -> bytes:
     """Return the body of a 2xx answer, else raise what its status means."""
     if 200 <= reply.status < 300:
         return reply.body
     raise _error(reply, doing, right)
 
 
-def _error(reply: Reply, doing: str, right: tuple[str, str, str]) -> ClusterError:
+def _error(reply: KubeReply, doing: str, right: tuple[str, str, str]) -> ClusterError:
     said = f" ({reply.message})" if reply.message else ""
     where = f" in namespace {right[2]}" if right[2] else ""
     status = reply.status
     match status:
         case 401:
             text = f"The API server does not know the healer's credentials (401){said}: renew its token or login."
-            return Refused(text, status=status)
+            return AccessDeniedError(text, status=status)
         case 403:
-            return Refused(f"The healer may not {doing}{where}{said}: {grant(*right)}.", status=status)
+            return AccessDeniedError(f"The healer may not {doing}{where}{said}: {grant_hint(*right)}.", status=status)
         case 409:
             text = f"The API server refused to {doing}{where}{said}: somebody else was faster."
             return ClusterError(text, status=status)
         case 410:
-            return Gone(f"The API server forgot what it was listing{where}{said}: try again.", status=status)
+            return ResourceExpiredError(
+                f"The API server forgot what it was listing{where}{said}: try again.", status=status
+            )
         case 429 | 500 | 502 | 503 | 504:
             text = f"The API server can't {doing}{where} now ({status}){said}."
-            return Busy(text, retry_after=reply.retry_after, status=status)
+            return ServerBusyError(text, retry_after=reply.retry_after, status=status)
         case _:
             text = f"The API server answered {status} when asked to {doing}{where}{said}: is it one?"
-            return Malformed(text, status=status)
+            return InvalidResponseError(text, status=status)
 
 
 def as_object(body: bytes) -> Mapping[str, Any]:
     """Return the JSON object; raise Malformed if it is none."""
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, ValueError) as error:
-        raise Malformed(f"The API server's answer is no JSON object ({error}): is it one?") from error
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise InvalidResponseError(f"The API server's answer is no JSON object ({error}): is it one?") from error
 
 
-def inside(value: Any, *keys: str) -> Any:
+def dig(value: Any, *keys: str) -> Any:
     """Return what lies there in nested objects, None where anything on the way is missing."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None

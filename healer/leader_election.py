@@ -16,29 +16,34 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
 from http import HTTPStatus
 from typing import Protocol
+from urllib.parse import urlsplit
 
+import msgspec
 from msgspec.structs import replace
 
-from healer.clock import steady
-from healer.cluster import Cluster, ClusterError, Lease, LeaseClient
-from healer.config import LeaderElection
+from healer.clock import boottime
+from healer.cluster import Cluster, Connection, Lease, LeaseClient
+from healer.config import AirflowConfig, Config, LeaderElectionConfig, Mode, covers
+from healer.errors import ClusterError
 from healer.log import get_logger
-from healer.model import zulu
+from healer.model import rfc3339_utc
 
-LEASE = "kpo-healer"
-"""The name of the Lease."""
+SERVES = "kpo-healer.io/airflows"
+"""The annotation on the Lease by which its holder tells which Airflows it looks after: JSON, by name a list of the
+namespaces and, as `url:` and eight hex digits, a hash of the URL: never the URL itself."""
 
-RELEASE = "release.kpo-healer.io/"
-"""Prefix of the annotations on the Lease that lift the breaker of one Airflow; the value is until when (RFC 3339)."""
+URL_MARK = "url:"
+"""What tells a URL's hash from a namespace, which holds no colon."""
 
-RELEASED_FOR = timedelta(hours=1)
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 ATTEMPTS = 3
-"""How often a Lease that somebody else just wrote to is read and written again, where that is worth it."""
+"""How often a Lease that another client just wrote to is read and written again, where that is worth it."""
 
 log = get_logger(__name__)
 
@@ -56,7 +61,7 @@ class Leases(Protocol):
         """Write it if it still has this resourceVersion."""
 
 
-class Office(Protocol):
+class Leadership(Protocol):
     """What a replica knows of its leadership."""
 
     @property
@@ -67,35 +72,39 @@ class Office(Protocol):
     def annotations(self) -> Mapping[str, str]:
         """The annotations of the Lease as last seen."""
 
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this replica may act now. Asks nobody; asked as the last act before each DELETE."""
 
 
-class SoleReplica:
-    """The office where leader election is off: always in it."""
+class AlwaysLeader:
+    """Leadership where leader election is off: always ours."""
 
     term = 1
     annotations: Mapping[str, str] = {}
 
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Return True."""
         return True
 
 
-class Elector:
-    """Acquires and renews the Lease, one step at a time. One thread steps; any may ask `leads`."""
+class LeaderElector:
+    """Acquires and renews the Lease, one step at a time. One thread steps; any may ask `is_leader`."""
 
     def __init__(
         self,
         leases: Leases,
-        terms: LeaderElection,
+        config: LeaderElectionConfig,
         identity: str,
         *,
-        clock: Callable[[], float] = steady,
+        clock: Callable[[], float] = boottime,
         wall: Callable[[], float] = time.time,
+        serves: str = "",
     ) -> None:
-        """Do nothing yet. `identity` must be no other replica's; `wall` (epoch seconds) is only written for people."""
-        self._leases, self._terms, self.identity = leases, terms, identity
+        """Do nothing yet. `identity` must be no other replica's; `wall` (epoch seconds) is only written for people.
+
+        `serves`: what this replica looks after, as `served` writes it; the Lease says so while we hold it.
+        """
+        self._leases, self._config, self.identity, self._serves = leases, config, identity, serves
         self._clock, self._wall = clock, wall
         self._until = -math.inf
         self._written: Lease | None = None
@@ -105,7 +114,7 @@ class Elector:
         self._since = clock()
         self._transitions: int | None = None
         """The most that were ever seen; None before any Lease was seen."""
-        self._trouble: str | None = None
+        self._last_error: str | None = None
         self.term = 0
 
     @property
@@ -119,15 +128,26 @@ class Elector:
         return self._seen
 
     @property
-    def trouble(self) -> str | None:
+    def last_error(self) -> str | None:
         """Why the last step failed; None if it did not."""
-        return self._trouble
+        return self._last_error
 
-    def leads(self) -> bool:
+    @property
+    def held_by_other(self) -> str | None:
+        """Who else holds the Lease, as far as was seen."""
+        holder = self._seen.holder if self._seen else ""
+        return holder if holder not in {"", self.identity} else None
+
+    @property
+    def unserved(self) -> tuple[str, ...]:
+        """Those of our Airflows that another holder of the Lease does not look after, by what the Lease says."""
+        return unserved(self._serves, self._seen) if self.held_by_other else ()
+
+    def is_leader(self) -> bool:
         """Whether this replica may act now."""
         return self._clock() < self._until
 
-    def step(self) -> float:
+    def try_acquire_or_renew(self) -> float:
         """Try once to acquire or renew. Never raises ClusterError: a failure is a Lease that was not renewed.
 
         Return in how many seconds the next step is due.
@@ -138,7 +158,7 @@ class Elector:
                 self._attempt()
             except ClusterError as error:
                 self._written = None
-                # A leader does not read before it writes. Who was faster may just have lifted a breaker: look now.
+                # A leader does not read before it writes. Who was faster may just have overridden a breaker: read now.
                 if blindly and error.status in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
                     continue
                 self._failed(error)
@@ -147,12 +167,12 @@ class Elector:
             break
         return self._pause()
 
-    def resign(self) -> None:
+    def release(self) -> None:
         """Stop leading at once, and give the Lease away if it is ours, so that nobody has to wait."""
         self._until = -math.inf
         for _ in range(ATTEMPTS if self._wrote else 0):
             try:
-                self._give_away()
+                self._release()
             except ClusterError as error:
                 self._written = None
                 if error.status != HTTPStatus.CONFLICT:
@@ -162,7 +182,7 @@ class Elector:
                 return
 
     def _attempt(self) -> None:
-        if self._written is not None and self.leads():
+        if self._written is not None and self.is_leader():
             self._write(self._written)
             return
         self._written = None
@@ -170,7 +190,7 @@ class Elector:
         if self._is_free():
             self._write(self._seen)
         elif self._seen is None:
-            self._note(self._leases.create(Lease(duration=self._terms.lease_duration)))
+            self._note(self._leases.create(Lease(duration=self._config.lease_duration)))
 
     def _note(self, lease: Lease | None) -> None:
         """Take a look at the Lease. The clock is read after it: the Lease was not written later than that."""
@@ -183,13 +203,13 @@ class Elector:
 
     def _is_free(self) -> bool:
         """Whether the Lease as last seen may be ours."""
-        if self.leads():
+        if self.is_leader():
             return True
         if self._seen is None:
             return False
-        return self._is_given_away(self._seen) or self._clock() - self._since >= self._wait()
+        return self._is_released(self._seen) or self._clock() - self._since >= self._wait()
 
-    def _is_given_away(self, lease: Lease) -> bool:
+    def _is_released(self, lease: Lease) -> bool:
         """Whether its holder gave it up.
 
         One without transitions was just created, and nobody had it. One with fewer than were seen before came out of
@@ -199,7 +219,7 @@ class Elector:
 
     def _wait(self) -> float:
         """How long the Lease must be seen unchanged. Its holder may have been configured otherwise than we are."""
-        return max(self._terms.lease_duration, self._seen.duration if self._seen else 0.0)
+        return max(self._config.lease_duration, self._seen.duration if self._seen else 0.0)
 
     def _write(self, lease: Lease | None) -> None:
         """Renew or take the Lease. Our time begins before the request is sent."""
@@ -207,66 +227,67 @@ class Elector:
         ours = self._renewed(lease, now)
         self._wrote = True
         written = self._leases.create(ours) if lease is None else self._leases.replace(ours)
-        if not self.leads():
+        if not self.is_leader():
             self.term += 1
             log.info("this replica leads", identity=self.identity, transitions=ours.transitions)
-        self._until = started + self._terms.renew_deadline
+        self._until = started + self._config.renew_deadline
         self._written = written
         self._note(written)
 
     def _renewed(self, lease: Lease | None, now: str) -> Lease:
         held = lease or Lease(transitions=-1)
         known = -1 if self._transitions is None else self._transitions
-        keeps = self.leads() and held.holder == self.identity
+        keeps = self.is_leader() and held.holder == self.identity
         return replace(
             held,
             holder=self.identity,
-            duration=self._terms.lease_duration,
+            duration=self._config.lease_duration,
             transitions=held.transitions if keeps else max(held.transitions, known) + 1,
             acquired=held.acquired if keeps else now,
             renewed=now,
+            annotations={**held.annotations, SERVES: self._serves} if self._serves else held.annotations,
         )
 
-    def _give_away(self) -> None:
+    def _release(self) -> None:
         lease = self._written or self._leases.get()
         if lease is not None and lease.holder == self.identity:
             self._leases.replace(replace(lease, holder="", renewed=_micro_time(self._wall())))
             log.info("the Lease is given away", identity=self.identity)
 
     def _pause(self) -> float:
-        if self.leads():
-            return self._terms.retry_period
+        if self.is_leader():
+            return self._config.retry_period
         rest = self._since + self._wait() - self._clock()
-        return min(rest, self._terms.retry_period) if rest > 0 else self._terms.retry_period
+        return min(rest, self._config.retry_period) if rest > 0 else self._config.retry_period
 
     def _failed(self, error: ClusterError) -> None:
-        """Tell once what keeps us from the Lease. That somebody else was faster is no trouble."""
-        if error.status == HTTPStatus.CONFLICT or str(error) == self._trouble:
+        """Log once what keeps us from the Lease. That another replica was faster is no trouble."""
+        if error.status == HTTPStatus.CONFLICT or str(error) == self._last_error:
             return
-        self._trouble = str(error)
-        log.warning("the Lease can't be acquired or renewed; without it nothing is done", why=self._trouble)
+        self._last_error = str(error)
+        log.warning("the Lease can't be acquired or renewed; without it nothing is done", why=self._last_error)
 
     def _succeeded(self) -> None:
-        if self._trouble is not None:
+        if self._last_error is not None:
             log.info("the Lease can be reached again")
-        self._trouble = None
+        self._last_error = None
 
 
-class Campaign:
-    """Steps an elector in a thread of its own, and resigns at the end."""
+class ElectionLoop:
+    """Steps an elector in a thread of its own, and releases the Lease at the end."""
 
     def __init__(
         self,
-        elector: Elector,
+        elector: LeaderElector,
         *,
         on_step: Callable[[], object] = lambda: None,
-        settle: Callable[[], bool] = lambda: True,
+        wait_idle: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Start nothing yet. `on_step`: called after each step. `settle`: waits until nothing is under way any more.
+        """Start nothing yet. `on_step`: called after each step. `wait_idle`: waits until nothing is under way any more.
 
-        What `settle` returns says whether it is: if not, the Lease is not given away, and runs out by itself.
+        What `wait_idle` returns says whether that is so: if not, the Lease is not given away, and runs out by itself.
         """
-        self._elector, self._on_step, self._settle = elector, on_step, settle
+        self._elector, self._on_step, self._wait_idle = elector, on_step, wait_idle
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="elector", daemon=True)
 
@@ -275,7 +296,7 @@ class Campaign:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Resign, and wait for it for at most `timeout` seconds. May be called before `start`."""
+        """Release the Lease, and wait for it for at most `timeout` seconds. May be called before `start`."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(timeout)
@@ -287,13 +308,13 @@ class Campaign:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._stopping.wait(self._step())
-        if self._settle():
-            self._elector.resign()
+        if self._wait_idle():
+            self._elector.release()
 
     def _step(self) -> float:
         pause = 1.0
         try:
-            pause = self._elector.step()
+            pause = self._elector.try_acquire_or_renew()
             self._on_step()
         except Exception:
             # The rim of this thread: a bug is a Lease that was not renewed, and is tried again.
@@ -301,20 +322,85 @@ class Campaign:
         return pause
 
 
-def lease_namespace(cluster: Cluster, terms: LeaderElection) -> str:
+def lease_namespace(cluster: Cluster, config: LeaderElectionConfig) -> str:
     """Return where the Lease is.
 
     Raises ConnectError.
     """
-    return terms.namespace or cluster.connection.home_namespace()
+    return config.namespace or cluster.connection.home_namespace()
 
 
-def lease_client(cluster: Cluster, terms: LeaderElection) -> LeaseClient:
+def lease_client(cluster: Cluster, config: LeaderElectionConfig) -> LeaseClient:
     """Return the client of the Lease.
 
     Raises ConnectError.
     """
-    return cluster.leases(lease_namespace(cluster, terms), LEASE, timeout=terms.retry_period)
+    return cluster.leases(lease_namespace(cluster, config), config.name, timeout=config.retry_period)
+
+
+def elects(config: Config, connection: Connection) -> bool:
+    """Whether a Lease decides who acts: where the user says so, else in a cluster and wherever an Airflow enforces."""
+    chosen = config.leader_election.enabled
+    return _may_matter(config, connection) if chosen == "auto" else chosen
+
+
+def only_looks(config: Config, connection: Connection) -> bool:
+    """Whether this is somebody's own look from outside the cluster: it writes nothing there, Events neither."""
+    return not _may_matter(config, connection) and not elects(config, connection)
+
+
+def _may_matter(config: Config, connection: Connection) -> bool:
+    return connection.in_cluster() or any(airflow.mode is Mode.ENFORCE for airflow in config.airflows)
+
+
+def served(airflows: Iterable[AirflowConfig]) -> str:
+    """Return what the Lease tells of these Airflows."""
+    told = {each.name: [*sorted(each.namespaces), URL_MARK + url_hash(each.url)] for each in airflows}
+    return msgspec.json.encode(told).decode()
+
+
+def url_hash(url: str) -> str:
+    """Return eight hex digits that are equal for two URLs of one Airflow.
+
+    Equal: what differs by the scheme, by the case or the last dot of the host, by a port that is the scheme's own, by a
+    slash at the end or by a login. A port of its own or a path make another one.
+    """
+    parts = urlsplit(url)
+    port = "" if parts.port in {None, DEFAULT_PORTS.get(parts.scheme)} else f":{parts.port}"
+    place = f"{(parts.hostname or '').rstrip('.')}{port}{parts.path.rstrip('/')}"
+    return sha256(place.encode(errors="surrogatepass")).hexdigest()[:8]
+
+
+def unserved(ours: str, lease: Lease | None) -> tuple[str, ...]:
+    """Name those of `ours` that a Lease's holder does not look after; none where it does not tell, as older ones.
+
+    It looks after one that it has by the same name, in the same namespaces or by a pattern for them, and at the same
+    URL; an older one tells no URL, and is believed.
+    """
+    theirs = _served(lease.annotations.get(SERVES, "") if lease else "")
+    if theirs is None:
+        return ()
+    mine = _served(ours) or {}
+    return tuple(sorted(name for name, told in mine.items() if not _includes(theirs.get(name, ()), told)))
+
+
+def _includes(theirs: Iterable[str], ours: Iterable[str]) -> bool:
+    """Whether who tells `theirs` of an Airflow looks after all of `ours`."""
+    held = set(theirs)
+    wanted = set(ours)
+    if not any(each.startswith(URL_MARK) for each in held):
+        wanted = {each for each in wanted if not each.startswith(URL_MARK)}
+    places = [each for each in held if not each.startswith(URL_MARK)]
+    return bool(held) and all(
+        each in held or (not each.startswith(URL_MARK) and covers(places, each)) for each in wanted
+    )
+
+
+def _served(text: str) -> dict[str, list[str]] | None:
+    try:
+        return msgspec.json.decode(text, type=dict[str, list[str]])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
 
 
 def identity() -> str:
@@ -322,35 +408,13 @@ def identity() -> str:
     return f"{socket.gethostname()}_{secrets.token_hex(4)}"
 
 
-def is_released(annotations: Mapping[str, str], airflow: str, now: float | None) -> bool:
-    """Whether the breaker of an Airflow is lifted; `now` is the API server's time (epoch seconds), if it is known."""
-    until = _seconds(annotations.get(RELEASE + airflow))
-    return until is not None and now is not None and now < until
-
-
-def released(lease: Lease, airflow: str, now: float) -> tuple[Lease, datetime]:
-    """Return the Lease with the breaker of an Airflow lifted for an hour from `now` on (epoch seconds), and till when.
-
-    What ended earlier is taken away.
-    """
-    until = datetime.fromtimestamp(int(now), UTC) + RELEASED_FOR
-    kept = {
-        name: value
-        for name, value in lease.annotations.items()
-        if not name.startswith(RELEASE) or is_released(lease.annotations, name.removeprefix(RELEASE), now)
-    }
-    return replace(lease, annotations={**kept, RELEASE + airflow: zulu(until)}), until
-
-
-def _seconds(text: str | None) -> float | None:
-    """Return an RFC 3339 time as epoch seconds; None where it is missing, malformed or has no zone."""
-    try:
-        moment = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return moment.timestamp() if moment.tzinfo else None
-
-
 def _micro_time(seconds: float) -> str:
     """Return epoch seconds as a Lease has them."""
-    return zulu(datetime.fromtimestamp(seconds, UTC), "microseconds")
+    return rfc3339_utc(datetime.fromtimestamp(seconds, UTC), "microseconds")
+
+
+class LeadershipCheck(Protocol):
+    """Whether we may act now: the leadership."""
+
+    def __call__(self) -> bool:
+        """Answer at once, without asking anybody."""
