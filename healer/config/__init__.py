@@ -7,44 +7,63 @@ names the key, its place and what to do.
 
 from __future__ import annotations
 
-from healer.config.advice import warnings
-from healer.config.fields import LogFormat, LogLevel, Mode, Ownership, listen_address, parse_duration
-from healer.config.load import ConfigError, load
+from healer.config.fields import (
+    HistoryMode,
+    LogFormat,
+    LogLevel,
+    Mode,
+    Ownership,
+    OwnershipLabel,
+    listen_address,
+    parse_duration,
+)
+from healer.config.lint import unreachable, warnings
+from healer.config.load import load
 from healer.config.models import (
     AirflowConfig,
-    Breaker,
+    BreakerConfig,
+    Claim,
     Config,
-    LeaderElection,
-    Limits,
-    Log,
+    DiagnosticsConfig,
+    LeaderElectionConfig,
+    LimitsConfig,
+    LogConfig,
     Policy,
-    PostMortem,
     Retention,
 )
-from healer.config.settings import TWINS, Setting, Twin, settings, settings_table
+from healer.config.namespaces import covers, exact_names, is_pattern, matches, only_patterns
+from healer.config.settings import OVERRIDES, Override, Setting, settings, settings_table
 
 __all__ = [
-    "TWINS",
+    "OVERRIDES",
     "AirflowConfig",
-    "Breaker",
+    "BreakerConfig",
+    "Claim",
     "Config",
-    "ConfigError",
-    "LeaderElection",
-    "Limits",
-    "Log",
+    "DiagnosticsConfig",
+    "HistoryMode",
+    "LeaderElectionConfig",
+    "LimitsConfig",
+    "LogConfig",
     "LogFormat",
     "LogLevel",
     "Mode",
+    "Override",
     "Ownership",
+    "OwnershipLabel",
     "Policy",
-    "PostMortem",
     "Retention",
     "Setting",
-    "Twin",
+    "covers",
+    "exact_names",
+    "is_pattern",
     "listen_address",
     "load",
+    "matches",
+    "only_patterns",
     "parse_duration",
     "settings",
     "settings_table",
+    "unreachable",
     "warnings",
 ]

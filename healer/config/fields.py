@@ -1,6 +1,7 @@
 """The values that keys may have, each with the sentence that says what is wrong with another one.
 
-The checks raise ValueError, as pydantic wants it; `load` turns these into one line per problem.
+The checks raise ValueError, as pydantic wants it; `load` turns these into one line per problem. No sentence repeats
+the value: whatever it was meant to be, it may be a secret that stands in the wrong place.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from msgspec import Struct
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, WithJsonSchema
 
 from healer.model import ACTING, Action, Reason
 
 LONGEST = 10 * 365 * 86400.0
 """No duration is longer (seconds): the platform's own waits overflow not far above it."""
 
-_UNITS = MappingProxyType({"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0})
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h))+", re.ASCII)
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
+_UNITS = MappingProxyType({"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0})
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+_NAMESPACE_PATTERN = re.compile(r"[a-z0-9*](?:[-a-z0-9*]{0,61}[a-z0-9*])?")
+_OBJECT_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
+_LABEL_KEY = re.compile(r"(?:[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
@@ -39,6 +44,25 @@ class Ownership(StrEnum):
 
     EXCLUSIVE = "exclusive"
     STAMPED = "stamped"
+
+
+class HistoryMode(StrEnum):
+    """Where it is kept what was healed lately."""
+
+    OFF = "off"
+    MEMORY = "memory"
+    CONFIG_MAP = "configMap"
+
+
+class OwnershipLabel(Struct, frozen=True, forbid_unknown_fields=True):
+    """A label by which an Airflow's Pods are told from those of others: `stamped` with a label of the site's own."""
+
+    label: str
+    value: str
+
+    def __str__(self) -> str:
+        """As `kubectl` writes a selector."""
+        return f"{self.label}={self.value}"
 
 
 class LogFormat(StrEnum):
@@ -58,7 +82,7 @@ class LogLevel(StrEnum):
 
 
 def parse_duration(value: object) -> float:
-    """Seconds of `30s`, `10m`, `24h`, `1h30m`, `500ms`, `0s`.
+    """Seconds of `30s`, `10m`, `24h`, `7d`, `1h30m`, `500ms`, `0s`.
 
     A float is taken as seconds already: it comes from code. Raises ValueError with a sentence for anything else.
     """
@@ -67,7 +91,7 @@ def parse_duration(value: object) -> float:
     if isinstance(value, float) and value >= 0:
         return _bounded(value)
     unit = ": it has no unit" if isinstance(value, int) and not isinstance(value, bool) else ""
-    raise ValueError(f"{value!r} is not a duration{unit}: write one like 30s, 10m, 24h, 1h30m or 500ms")
+    raise ValueError(f"is not a duration{unit}: write one like 30s, 10m, 24h, 7d, 1h30m or 500ms")
 
 
 def _bounded(seconds: float) -> float:
@@ -85,8 +109,17 @@ def _positive(seconds: float) -> float:
 def _namespace(value: str) -> str:
     if not _NAMESPACE.fullmatch(value):
         raise ValueError(
-            f"{value!r} is not a namespace's name: write it exactly, without wildcards "
-            "(lower-case letters, digits and -, at most 63 characters)"
+            "is not a namespace's name: write it exactly, without wildcards (lower-case letters, digits and -, "
+            "at most 63 characters)"
+        )
+    return value
+
+
+def _namespace_or_pattern(value: str) -> str:
+    if not _NAMESPACE_PATTERN.fullmatch(value):
+        raise ValueError(
+            "is not a namespace's name, nor a pattern as team-*: use lower-case letters, digits and -, and * for any "
+            "of them (at most 63 characters)"
         )
     return value
 
@@ -94,9 +127,34 @@ def _namespace(value: str) -> str:
 def _airflow_name(value: str) -> str:
     if not _LABEL_VALUE.fullmatch(value):
         raise ValueError(
-            f"{value!r} can't be a label value: use letters, digits, - _ . (at most 63 characters, "
-            "a letter or digit at both ends)"
+            "can't be a label value: use letters, digits, - _ . (at most 63 characters, a letter or digit at both ends)"
         )
+    return value
+
+
+def _ownership(value: object) -> Ownership | OwnershipLabel:
+    """Take `exclusive`, `stamped`, or a label and its value."""
+    if isinstance(value, OwnershipLabel):
+        return value
+    if not isinstance(value, Mapping):
+        try:
+            return Ownership(str(value))
+        except ValueError:
+            raise ValueError("should be 'exclusive' or 'stamped', or {label: KEY, value: VALUE}") from None
+    unknown = [str(key) for key in value if key not in ("label", "value")]
+    if unknown:
+        raise ValueError(f"unknown key: {hint(unknown[0], ['label', 'value'])}")
+    label, wanted = value.get("label"), value.get("value")
+    if not (isinstance(label, str) and _LABEL_KEY.fullmatch(label)):
+        raise ValueError("label is no label's key: write one like acme.io/airflow")
+    if not (isinstance(wanted, str) and _LABEL_VALUE.fullmatch(wanted)):
+        raise ValueError("value is no label's value: put it in quotes; letters, digits, - _ . (at most 63 characters)")
+    return OwnershipLabel(label, wanted)
+
+
+def _command_word(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("holds a NUL character, which no argument can")
     return value
 
 
@@ -107,9 +165,9 @@ def listen_address(value: str) -> tuple[str, int]:
     """
     host, colon, port = value.rpartition(":")
     if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise ValueError(f"{value!r} is not an address to listen on: write host:port or :port, as :8080")
+        raise ValueError("is not an address to listen on: write host:port or :port, as :8080")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise ValueError(f"{value!r} is not an address to listen on: put an IPv6 host in brackets, as [::1]:8080")
+        raise ValueError("is not an address to listen on: put an IPv6 host in brackets, as [::1]:8080")
     return host.strip("[]"), int(port)
 
 
@@ -121,13 +179,13 @@ def _listen(value: str) -> str:
 def _url(value: str) -> str:
     parts = _parts(value)
     if parts is None:
-        raise ValueError(f"{value!r} is not the URL of an Airflow: write it like http://airflow-api-server:8080")
+        raise ValueError("is not the URL of an Airflow: write it like http://airflow-api-server:8080")
     user, query, path = parts
     if user:
         raise ValueError("must not hold a user or password: give them in their own keys")
     if query:
         raise ValueError("must not hold a query or fragment: write it like http://airflow-api-server:8080")
-    if re.search(r"/(api/v\d+|auth/token)/?$", path):
+    if re.search(r"/(api/v\d+|auth/token)(/|$)", path):
         raise ValueError("must be the URL under which Airflow's web page is found: leave away /api/... and /auth/...")
     return value.rstrip("/")
 
@@ -139,16 +197,19 @@ def _parts(url: str) -> tuple[str, str, str] | None:
         _ = parts.port  # looked at for its ValueError
     except ValueError:
         return None
-    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", url):
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s%\\]", parts.netloc + parts.path):
         return None
+    if "@" in parts.path:  # a password with a slash: what stands before it was taken for the host
+        return parts.path, "", ""
     return parts.netloc.rpartition("@")[0], parts.query or parts.fragment, parts.path
 
 
 def _actions(value: object) -> Mapping[Reason, Action]:
     if not isinstance(value, Mapping):
         raise ValueError("must map reasons to actions, as {orphaned: report}")  # noqa: TRY004 pydantic wants this one
-    for key, action in value.items():
-        _check_action(str(key), action)
+    wrong = [text for key, action in value.items() if (text := _wrong_action(str(key), action))]
+    if wrong:
+        raise ValueError("; ".join(wrong))
     defaults = {reason: reason.action for reason in ACTING}
     return defaults | {_REASONS[str(key)]: Action(action) for key, action in value.items()}
 
@@ -160,14 +221,18 @@ def _sealed(value: Mapping[Reason, Action]) -> Mapping[Reason, Action]:
 _REASONS = MappingProxyType({reason.value: reason for reason in Reason})
 
 
-def _check_action(key: str, action: object) -> None:
-    acting = [reason.value for reason in ACTING]
+def _wrong_action(key: str, action: object) -> str | None:
+    acting = [reason.value for reason in Reason if reason in ACTING]
     if key in _REASONS and key not in acting:
-        raise ValueError(f"{key} always keeps: only {', '.join(acting)} can be set")
+        return f"{key} always keeps: only {', '.join(acting)} can be set"
     if key not in acting:
-        raise ValueError(f"{key!r} is no reason: {hint(key, acting)}")
-    if action not in tuple(Action):
-        raise ValueError(f"{key} should be delete, report or keep, not {action!r}")
+        return f"{told(key)} is no reason: {hint(key, acting)}"
+    return None if action in tuple(Action) else f"{key} should be delete, report or keep"
+
+
+def told(key: str) -> str:
+    """Return a key as a message may name it: one that looks like none may be a value that lost its key."""
+    return f"'{key}'" if re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,30}", key) else "a key that is no word"
 
 
 def hint(word: str, known: Sequence[str]) -> str:
@@ -176,11 +241,35 @@ def hint(word: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
 
 
+def _election(value: object) -> object:
+    """Take `auto` and the words of a switch; 1 and 0 are neither."""
+    if value == "auto" or isinstance(value, bool):
+        return value
+    raise ValueError("must be auto, true or false")
+
+
+def _history(value: object) -> object:
+    """Take `off` for what it means: without quotes YAML reads it as false."""
+    mode = HistoryMode.OFF if value is False else value
+    if not isinstance(mode, str) or mode not in set(HistoryMode):
+        raise ValueError("must be off, memory or configMap")
+    return mode
+
+
+def _lease_name(value: str) -> str:
+    if len(value) > 253 or not _OBJECT_NAME.fullmatch(value):
+        raise ValueError(
+            "is not a Lease's name: use lower-case letters, digits, - and . (at most 253 characters, a letter or digit "
+            "at both ends)"
+        )
+    return value
+
+
 def _switch(value: object) -> object:
     """Take the words of a variable, which knows only text, for what they mean."""
     switch = {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
     if not isinstance(switch, bool):
-        raise ValueError(f"must be true or false, not {value!r}")  # noqa: TRY004 pydantic wants this one
+        raise ValueError("must be true or false")  # noqa: TRY004 pydantic wants this one
     return switch
 
 
@@ -203,8 +292,38 @@ def _as_text(pattern: re.Pattern[str]) -> WithJsonSchema:
 Duration = Annotated[float, BeforeValidator(parse_duration), _AS_DURATION]
 PositiveDuration = Annotated[float, BeforeValidator(parse_duration), AfterValidator(_positive), _AS_DURATION]
 Namespace = Annotated[str, AfterValidator(_namespace), _as_text(_NAMESPACE)]
+NamespacePattern = Annotated[str, AfterValidator(_namespace_or_pattern), _as_text(_NAMESPACE_PATTERN)]
 AirflowName = Annotated[str, AfterValidator(_airflow_name), _as_text(_LABEL_VALUE)]
+Owned = Annotated[
+    Ownership | OwnershipLabel,
+    PlainValidator(_ownership),
+    WithJsonSchema(
+        {
+            "oneOf": [
+                {"enum": [each.value for each in Ownership]},
+                {
+                    "type": "object",
+                    "properties": {
+                        "label": {"type": "string", "pattern": f"^{_LABEL_KEY.pattern}$"},
+                        "value": {"type": "string", "pattern": f"^{_LABEL_VALUE.pattern}$"},
+                    },
+                    "required": ["label", "value"],
+                    "additionalProperties": False,
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+CommandWord = Annotated[str, AfterValidator(_command_word)]
 Url = Annotated[str, AfterValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
 Listen = Annotated[str, AfterValidator(_listen), WithJsonSchema({"type": "string", "pattern": ":[0-9]{1,5}$"})]
+LeaseName = Annotated[str, AfterValidator(_lease_name), _as_text(_OBJECT_NAME)]
+Election = Annotated[
+    bool | Literal["auto"], BeforeValidator(_election), WithJsonSchema({"enum": ["auto", True, False]})
+]
+History = Annotated[
+    HistoryMode, BeforeValidator(_history), WithJsonSchema({"enum": [*(each.value for each in HistoryMode), False]})
+]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Actions = Annotated[Mapping[Reason, Action], BeforeValidator(_actions), AfterValidator(_sealed), _AS_ACTIONS]

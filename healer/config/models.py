@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -12,21 +12,30 @@ from pydantic.alias_generators import to_camel
 from healer.config.fields import (
     Actions,
     AirflowName,
+    CommandWord,
     Duration,
+    Election,
+    History,
+    HistoryMode,
+    LeaseName,
     Listen,
     LogFormat,
     LogLevel,
     Mode,
     Namespace,
+    NamespacePattern,
+    Owned,
     Ownership,
+    OwnershipLabel,
     PositiveDuration,
     Switch,
     Url,
 )
-from healer.model import STAMP_LABEL
+from healer.config.namespaces import covers, is_pattern, only_patterns
+from healer.model import OWNER_LABEL, RETENTION_ANNOTATION
 
 
-class Model(BaseModel):
+class ConfigModel(BaseModel):
     """What all sections share: camelCase keys, no unknown ones, nothing changes after loading."""
 
     model_config = ConfigDict(
@@ -34,32 +43,40 @@ class Model(BaseModel):
     )
 
 
-def _lasting(default: str, description: str) -> Any:
+def _duration(default: str, description: str) -> Any:
     """A duration whose default is written as in the file."""
     return Field(default=default, description=description)
 
 
-class Log(Model):
+class LogConfig(ConfigModel):
     """How the healer logs."""
 
     format: LogFormat = Field(default=LogFormat.JSON, description="`json` or `text`")
     level: LogLevel = Field(default=LogLevel.INFO, description="`debug`, `info`, `warning` or `error`")
 
 
-class Retention(Model):
-    """How long a done Pod stays after its base container ended."""
+class Retention(ConfigModel):
+    """How long a done Pod stays after the end of its work."""
 
-    succeeded: Duration = _lasting("10m", "how long a done Pod stays that succeeded")
-    failed: Duration = _lasting("24h", "how long a done Pod stays that failed or was evicted")
-    kept: Duration = _lasting("24h", "how long a done Pod stays that the operator itself left (`already_checked`)")
+    succeeded: Duration = _duration("10m", "how long a done Pod stays that succeeded")
+    failed: Duration = _duration("24h", "how long a done Pod stays that failed or was evicted")
+    kept: Duration = _duration("24h", "how long a done Pod stays that the operator itself left (`already_checked`)")
+    purged: Duration = _duration("7d", "how long a done Pod stays whose run or DAG Airflow has no more (`purged`)")
+    longest: Duration = _duration(
+        "30d",
+        f"how long at most a done Pod stays by its own annotation `{RETENTION_ANNOTATION}`, which only lengthens the "
+        "others; `0s`: it counts for nothing",
+    )
 
 
-class Policy(Model):
+class Policy(ConfigModel):
     """How patient the healer is, and what it does with what it finds."""
 
-    min_age: Duration = _lasting("2m", "younger Pods are never acted on")
-    grace: Duration = _lasting("2m", "patience with `orphaned`, `superseded` and `abandoned` Pods")
-    absent_grace: Duration = _lasting("30m", "patience with `run-deleted` and `task-removed` Pods")
+    min_age: Duration = _duration("2m", "younger Pods are never acted on")
+    grace: Duration = _duration("2m", "patience with `orphaned`, `superseded` and `abandoned` Pods")
+    absent_grace: Duration = _duration(
+        "30m", "patience with `run-deleted` and `task-removed` Pods, and the least with `purged` ones"
+    )
     sightings: int = Field(default=2, ge=1, strict=True, description="how many looks must find the same")
     retention: Retention = Field(default_factory=Retention)
     foreign_operators: tuple[str, ...] = Field(
@@ -71,45 +88,45 @@ class Policy(Model):
     )
 
 
-class Breaker(Model):
-    """When deletions stop because too much is condemned at once."""
+class BreakerConfig(ConfigModel):
+    """When deletions stop because too much is pending deletion at once."""
 
     max_share: float = Field(
         default=0.5,
         gt=0,
         le=1,
         strict=True,
-        description="opens when more than this share of the active Pods is condemned",
+        description="opens when more than this share of the active Pods is pending deletion",
     )
     min_count: int = Field(
         default=5,
         ge=0,
         strict=True,
-        description="opens only when at least this many are condemned; half-open, at most this many are deleted",
+        description="opens only when at least this many are pending deletion; half-open, at most this many are deleted",
     )
-    cool_down: Duration = _lasting("10m", "how long it stays open before a few are tried")
+    cool_down: Duration = _duration("10m", "how long it stays open before a few are tried")
 
 
-class Limits(Model):
+class LimitsConfig(ConfigModel):
     """How fast the healer may delete."""
 
     deletions_per_minute: int | None = Field(
         default=60, ge=1, strict=True, description="`null`: unlimited; the burst is the same number"
     )
-    breaker: Breaker = Field(default_factory=Breaker)
+    breaker: BreakerConfig = Field(default_factory=BreakerConfig)
 
 
-class Notices(Model):
-    """When something is worth a look that nobody acts on."""
+class NoticesConfig(ConfigModel):
+    """Thresholds for notices."""
 
-    pending: Duration = _lasting("10m", "how old a Pending Pod is that its task instance waits for in vain")
-    terminating: Duration = _lasting("10m", "how long a Pod is still there after it should have ended")
-    deferred: Duration = _lasting("24h", "how old a Pod is whose task instance is deferred for too long")
-    uncertain: Duration = _lasting("24h", "how long a Pod is kept for the same uncertain reason")
-    gone: Duration = _lasting("10m", "how long the Pod of a running or deferred task instance is gone")
+    pending: Duration = _duration("10m", "how old a Pending Pod is that its task instance waits for in vain")
+    terminating: Duration = _duration("10m", "how long a Pod is still there after it should have ended")
+    deferred: Duration = _duration("24h", "how old a Pod is whose task instance is deferred for too long")
+    uncertain: Duration = _duration("24h", "how long a Pod is kept for the same uncertain reason")
+    gone: Duration = _duration("10m", "how long the Pod of a running or deferred task instance is gone")
 
 
-class PostMortem(Model):
+class DiagnosticsConfig(ConfigModel):
     """What is read of a Pod just before it is deleted, for one log line."""
 
     enabled: bool = Field(
@@ -126,17 +143,36 @@ class PostMortem(Model):
         "`0`: none",
     )
     log_bytes: int = Field(default=16384, ge=1, le=1 << 20, strict=True, description="at most so many bytes of these")
+    manifest: bool = Field(
+        default=False,
+        strict=True,
+        description="`true`: the line also has the Pod's manifest, as far as it may be told: images, resources, names; "
+        "no env, args, command, annotations or Secrets",
+    )
 
 
-class AirflowConfig(Model):
+class ExecConfig(ConfigModel):
+    """A program that prints a credential, as kubectl knows it."""
+
+    command: tuple[CommandWord, ...] = Field(
+        min_length=1, description="program and arguments, run without a shell; whoever sets it runs code in the Pod"
+    )
+    timeout: PositiveDuration = _duration("30s", "how long the program may take")
+
+
+class AirflowConfig(ConfigModel):
     """One Airflow, its namespaces and how it is treated. `mode` is the effective one: its own, else the global."""
 
     name: AirflowName = Field(description="how metrics, findings and the stamp call it")
-    namespaces: tuple[Namespace, ...] = Field(min_length=1, description="exact names")
-    ownership: Ownership | None = Field(
+    namespaces: tuple[NamespacePattern, ...] = Field(
+        min_length=1,
+        description="exact names, and patterns as `team-*`, for which the account must be allowed to list namespaces",
+    )
+    ownership: Owned | None = Field(
         default=None,
         description="`exclusive`: every KubernetesPodOperator Pod there is this Airflow's; `stamped`: only Pods "
-        f"labelled `{STAMP_LABEL}=<name>` are; enforce mode refuses to start without it",
+        f"labelled `{OWNER_LABEL}=<name>` are; `{{label: KEY, value: VALUE}}`: only Pods with this label of yours are; "
+        "enforce mode refuses to start without it",
     )
     mode: Mode = Field(default=Mode.REPORT, description="`report` or `enforce`; else the global `mode`")
     url: Url = Field(description="where Airflow's web page and API are found")
@@ -144,13 +180,30 @@ class AirflowConfig(Model):
     password: SecretStr | None = Field(default=None, min_length=1, description="its password; better: `passwordFile`")
     password_file: Path | None = Field(default=None, description="a file with the password, read at each login")
     token: SecretStr | None = Field(default=None, min_length=1, description="an API token; better: `tokenFile`")
-    token_file: Path | None = Field(default=None, description="a file with an API token, read again when it is refused")
+    token_file: Path | None = Field(default=None, description="a file with an API token, read for every request")
+    cookie_file: Path | None = Field(
+        default=None, description="a file with a session cookie, as of MWAA, read for every request"
+    )
+    client_id: str | None = Field(
+        default=None, min_length=1, description="logs in as this client (Keycloak, `grant_type: client_credentials`)"
+    )
+    client_secret_file: Path | None = Field(default=None, description="a file with its secret, read at each login")
+    exec: ExecConfig | None = Field(
+        default=None,
+        description="a program that prints a token or an ExecCredential; run again before that ends and when it is "
+        "refused",
+    )
+    headers_file: Path | None = Field(
+        default=None, description="a file with further headers for a gateway in front, `Name: value` in each line"
+    )
+    cert_file: Path | None = Field(default=None, description="PEM file of our own certificate, for mutual TLS")
+    key_file: Path | None = Field(default=None, description="PEM file of its key; `null`: it stands in `certFile`")
     ca_file: Path | None = Field(default=None, description="PEM file of the CAs that vouch for the server")
-    timeout: PositiveDuration = _lasting("60s", "how long one answer of Airflow may take")
+    timeout: PositiveDuration = _duration("60s", "how long one answer of Airflow may take")
     policy: Policy = Field(default_factory=Policy)
-    limits: Limits = Field(default_factory=Limits)
-    notices: Notices = Field(default_factory=Notices)
-    post_mortem: PostMortem = Field(default_factory=PostMortem)
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    notices: NoticesConfig = Field(default_factory=NoticesConfig)
+    post_mortem: DiagnosticsConfig = Field(default_factory=DiagnosticsConfig)
     notes: bool = Field(
         default=False,
         strict=True,
@@ -166,27 +219,41 @@ class AirflowConfig(Model):
 
     @model_validator(mode="after")
     def _one_way_in(self) -> Self:
-        user = (self.username, self.password, self.password_file)
-        token = (self.token, self.token_file)
-        if any(token) and not any(user) and not all(token):
+        pairs = ((self.username, (self.password, self.password_file)), (self.client_id, (self.client_secret_file,)))
+        given = [self.token, self.token_file, self.cookie_file, self.exec]
+        ways = [bool(each) for each in given if each] + [
+            bool(name) and sum(map(bool, secrets)) == 1 for name, secrets in pairs if name or any(secrets)
+        ]
+        if ways == [True]:
             return self
-        if not any(token) and self.username and bool(self.password) != bool(self.password_file):
-            return self
-        raise ValueError("give exactly one login: username with password or passwordFile, or else token or tokenFile")
+        raise ValueError(
+            "give exactly one login: username with password or passwordFile, clientId with clientSecretFile, or else "
+            "token, tokenFile, cookieFile or exec"
+        )
+
+    @model_validator(mode="after")
+    def _a_key_has_a_certificate(self) -> Self:
+        if self.key_file and not self.cert_file:
+            raise ValueError("keyFile needs certFile: name the certificate that it belongs to")
+        return self
 
 
-class LeaderElection(Model):
+class LeaderElectionConfig(ConfigModel):
     """By which Lease several replicas agree who acts, and how fast another one takes over."""
 
-    enabled: bool = Field(default=True, strict=True, description="`false`: exactly one replica runs, ever")
-    namespace: Namespace | None = Field(
-        default=None, description="where the Lease `kpo-healer` is; `null`: where the healer lives"
+    enabled: Election = Field(
+        default="auto",
+        description="`auto`: in a cluster, and wherever an Airflow enforces; `false`: exactly one replica runs, ever",
     )
-    lease_duration: PositiveDuration = _lasting(
+    name: LeaseName = Field(
+        default="kpo-healer", description="the Lease; installations side by side need one each, the chart sees to that"
+    )
+    namespace: Namespace | None = Field(default=None, description="where the Lease is; `null`: where the healer lives")
+    lease_duration: PositiveDuration = _duration(
         "15s", "another replica takes over when the Lease was not renewed for so long; whole seconds"
     )
-    renew_deadline: PositiveDuration = _lasting("10s", "a leader that could not renew for so long stops acting")
-    retry_period: PositiveDuration = _lasting("2s", "between two attempts to acquire or renew")
+    renew_deadline: PositiveDuration = _duration("10s", "a leader that could not renew for so long stops acting")
+    retry_period: PositiveDuration = _duration("2s", "between two attempts to acquire or renew")
 
     @field_validator("lease_duration")
     @classmethod
@@ -204,17 +271,34 @@ class LeaderElection(Model):
         return self
 
 
-class Config(Model):
+class Claim(NamedTuple):
+    """Which Airflows look after a namespace. None where patterns of several claim it and `problem` says why not."""
+
+    airflows: tuple[AirflowConfig, ...]
+    problem: str | None = None
+
+
+class Config(ConfigModel):
     """Everything the user sets."""
 
     mode: Mode = Field(default=Mode.REPORT, description="`report` deletes nothing, `enforce` deletes")
-    interval: PositiveDuration = _lasting("60s", "between passes")
-    audit_interval: PositiveDuration = _lasting("10m", "between full reads of Pods and task instances")
-    freshness: PositiveDuration = _lasting("15s", "how old Airflow's answer may be when a Pod is deleted on it")
+    interval: PositiveDuration = _duration("60s", "between passes")
+    audit_interval: PositiveDuration = _duration("10m", "between full reads of Pods and task instances")
+    freshness: PositiveDuration = _duration("15s", "how old Airflow's answer may be when a Pod is deleted on it")
     listen: Listen = Field(default=":8080", description="where `/metrics`, `/healthz` and `/readyz` are served")
     findings: Switch = Field(default=False, description="`true`: `run` serves what it has found, at `/findings`")
-    leader_election: LeaderElection = Field(default_factory=LeaderElection)
-    log: Log = Field(default_factory=Log)
+    history: History = Field(
+        default=HistoryMode.MEMORY,
+        description="what was healed in the last 14 days, for `/history`: `off`, `memory`, or `configMap`, which "
+        "survives restarts",
+    )
+    listen_token_file: Path | None = Field(
+        default=None,
+        description="a file with the bearer token that `/findings` and its like want, read for each request; metrics "
+        "and probes want none",
+    )
+    leader_election: LeaderElectionConfig = Field(default_factory=LeaderElectionConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
     airflows: tuple[AirflowConfig, ...] = Field(min_length=1, description="one entry per Airflow")
 
     @field_validator("airflows")
@@ -222,6 +306,30 @@ class Config(Model):
     def _effective_mode(cls, value: tuple[AirflowConfig, ...], info: ValidationInfo) -> tuple[AirflowConfig, ...]:
         mode = info.data.get("mode", Mode.REPORT)
         return tuple(a if "mode" in a.model_fields_set else a.model_copy(update={"mode": mode}) for a in value)
+
+    @property
+    def namespaces(self) -> list[str]:
+        """All namespaces of all Airflows, names and patterns, each once, in the order of the file."""
+        return list(dict.fromkeys(name for airflow in self.airflows for name in airflow.namespaces))
+
+    @property
+    def patterns(self) -> list[str]:
+        """Those of them that stand for whatever namespaces there are."""
+        return only_patterns(self.namespaces)
+
+    def claim(self, namespace: str) -> Claim:
+        """Return whose a namespace is. Where Airflows can't share it, an exact name wins over a pattern."""
+        claimants = [airflow for airflow in self.airflows if covers(airflow.namespaces, namespace)]
+        problem = next(_clashes(namespace, claimants), None)
+        if problem is None:
+            return Claim(tuple(claimants))
+        named = tuple(airflow for airflow in claimants if namespace in airflow.namespaces)
+        return Claim(named) if named else Claim((), problem)
+
+    @property
+    def owner_labels(self) -> frozenset[str]:
+        """The keys of the labels that tell whose a Pod is, beside the stamp."""
+        return frozenset(a.ownership.label for a in self.airflows if isinstance(a.ownership, OwnershipLabel))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -238,17 +346,28 @@ def _same_names(airflows: Sequence[AirflowConfig]) -> Iterator[str]:
 
 
 def _claims(airflows: Sequence[AirflowConfig]) -> Iterator[str]:
-    claims: dict[str, list[AirflowConfig]] = {}
-    for airflow in airflows:
-        for namespace in airflow.namespaces:
-            claims.setdefault(namespace, []).append(airflow)
-    for namespace, claimants in claims.items():
-        if len(claimants) > 1 and any(a.ownership is not Ownership.STAMPED for a in claimants):
-            names = " and ".join(a.name for a in claimants)
-            yield (
-                f"airflows: namespace {namespace} is claimed by {names}: give it to one of them, "
-                "or set ownership: stamped on each"
-            )
+    """What is claimed twice for certain; of patterns that may have a namespace in common only that namespace tells."""
+    for namespace in dict.fromkeys(name for airflow in airflows for name in airflow.namespaces):
+        claimants = [a for a in airflows if namespace in a.namespaces or _always_claims(a, namespace)]
+        yield from (f"airflows: {clash}" for clash in _clashes(namespace, claimants))
+
+
+def _always_claims(airflow: AirflowConfig, pattern: str) -> bool:
+    """Whether an Airflow has a pattern for all that another one stands for; over an exact name none wins."""
+    return is_pattern(pattern) and covers(airflow.namespaces, pattern)
+
+
+def _clashes(namespace: str, claimants: Sequence[AirflowConfig]) -> Iterator[str]:
+    """What keeps these from sharing a namespace."""
+    labels = [str(a.ownership) for a in claimants if isinstance(a.ownership, OwnershipLabel)]
+    for label in sorted({each for each in labels if labels.count(each) > 1}):
+        yield f"{label} in namespace {namespace} is claimed twice: give each Airflow a value of its own"
+    if len(claimants) > 1 and any(a.ownership in (None, Ownership.EXCLUSIVE) for a in claimants):
+        names = " and ".join(a.name for a in claimants)
+        yield (
+            f"namespace {namespace} is claimed by {names}: give it to one of them, "
+            "or set ownership: stamped or a label of your own on each"
+        )
 
 
 def _unowned(airflows: Sequence[AirflowConfig]) -> Iterator[str]:
@@ -257,5 +376,5 @@ def _unowned(airflows: Sequence[AirflowConfig]) -> Iterator[str]:
             yield (
                 f"airflows[{index}].ownership: enforce mode needs it: set exclusive if every KubernetesPodOperator Pod "
                 f"in {', '.join(airflow.namespaces)} is this Airflow's, stamped if only Pods labelled "
-                f"{STAMP_LABEL}={airflow.name} are"
+                f"{OWNER_LABEL}={airflow.name} are"
             )

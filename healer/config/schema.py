@@ -51,6 +51,8 @@ def _tells(key: str, value: Json) -> bool:
 def _nullable(node: Json) -> Json:
     """Write "this or null" as one type: a validator says of an `anyOf` only that nothing in it fits."""
     match node.get("anyOf"):
+        case [{"oneOf": [*_]} as value, {"type": "null"}]:  # tells of null itself
+            return {**value, **{key: inner for key, inner in node.items() if key != "anyOf"}}
         case [dict(value), {"type": "null"}]:
             one = {key: inner for key, inner in node.items() if key != "anyOf"}
             told: Json = {**value, **one, "type": [value["type"], "null"]}

@@ -7,12 +7,15 @@ from typing import NamedTuple, get_args
 
 from pydantic.alias_generators import to_camel
 
-from healer.config.models import Config, Model
+from healer.config.models import Config, ConfigModel
 
 ENV_PREFIX = "KPO_HEALER_"
 
+CONFIG_ENV = f"{ENV_PREFIX}CONFIG"
+"""The variable that names the file where `--config` does not."""
 
-class Twin(NamedTuple):
+
+class Override(NamedTuple):
     """A setting that flags and environment can give too: its place in the file, its flag in Python's spelling."""
 
     place: tuple[str, ...]
@@ -29,37 +32,40 @@ class Twin(NamedTuple):
         return " or ".join(filter(None, (self.option, self.env)))
 
 
-def _twin(place: str, name: str, *, flag: bool = True) -> Twin:
-    return Twin(tuple(place.split(".")), name if flag else None, ENV_PREFIX + name.upper())
+def _override(place: str, name: str, *, flag: bool = True) -> Override:
+    return Override(tuple(place.split(".")), name if flag else None, ENV_PREFIX + name.upper())
 
 
-TOP_TWINS = (
-    _twin("mode", "mode"),
-    _twin("interval", "interval"),
-    _twin("auditInterval", "audit_interval"),
-    _twin("freshness", "freshness"),
-    _twin("listen", "listen"),
-    _twin("findings", "findings", flag=False),
-    _twin("log.format", "log_format"),
-    _twin("log.level", "log_level"),
+TOP_OVERRIDES = (
+    _override("mode", "mode"),
+    _override("interval", "interval"),
+    _override("auditInterval", "audit_interval"),
+    _override("freshness", "freshness"),
+    _override("listen", "listen"),
+    _override("findings", "findings", flag=False),
+    _override("history", "history", flag=False),
+    _override("listenTokenFile", "listen_token_file", flag=False),
+    _override("log.format", "log_format"),
+    _override("log.level", "log_level"),
 )
 """What has a flag and a variable whether or not a file describes the Airflows."""
 
-AIRFLOW_TWINS = (
-    _twin("namespaces", "namespace"),
-    _twin("ownership", "ownership"),
-    _twin("url", "airflow_url"),
-    _twin("username", "airflow_username"),
-    _twin("password", "airflow_password", flag=False),
-    _twin("passwordFile", "airflow_password_file"),
-    _twin("token", "airflow_token", flag=False),
-    _twin("tokenFile", "airflow_token_file"),
-    _twin("caFile", "airflow_ca_file"),
+AIRFLOW_OVERRIDES = (
+    _override("namespaces", "namespace"),
+    _override("ownership", "ownership"),
+    _override("url", "airflow_url"),
+    _override("username", "airflow_username"),
+    _override("password", "airflow_password", flag=False),
+    _override("passwordFile", "airflow_password_file"),
+    _override("token", "airflow_token", flag=False),
+    _override("tokenFile", "airflow_token_file"),
+    _override("cookieFile", "airflow_cookie_file"),
+    _override("caFile", "airflow_ca_file"),
 )
 """What describes the one Airflow `default` where no file does."""
 
 
-TWINS = (*TOP_TWINS, *AIRFLOW_TWINS)
+OVERRIDES = (*TOP_OVERRIDES, *AIRFLOW_OVERRIDES)
 
 
 class Setting(NamedTuple):
@@ -69,7 +75,7 @@ class Setting(NamedTuple):
     key: str
     default: str | None
     description: str
-    twin: Twin | None
+    override: Override | None
 
     @property
     def path(self) -> str:
@@ -92,26 +98,26 @@ def _row(setting: Setting) -> str:
     default = "required" if setting.default is None else f"`{setting.default}`"
     if setting.path == "airflows[].mode":
         default = "the global one"
-    flag = f"`{setting.twin.option}`" if setting.twin and setting.twin.option else ""
-    variable = f"`{setting.twin.env}`" if setting.twin else ""
+    flag = f"`{setting.override.option}`" if setting.override and setting.override.option else ""
+    variable = f"`{setting.override.env}`" if setting.override else ""
     return f"| `{setting.path}` | {default} | {flag} | {variable} | {setting.description} |"
 
 
-def _settings(model: type[Model], parent: tuple[str, ...]) -> Iterator[Setting]:
-    twins = {("airflows", *t.place): t for t in AIRFLOW_TWINS} | {t.place: t for t in TOP_TWINS}
+def _settings(model: type[ConfigModel], parent: tuple[str, ...]) -> Iterator[Setting]:
+    duplicates = {("airflows", *t.place): t for t in AIRFLOW_OVERRIDES} | {t.place: t for t in TOP_OVERRIDES}
     for name, field in model.model_fields.items():
         key = to_camel(name)
         default = None if field.is_required() else _as_yaml(field.default)
-        yield Setting(parent, key, default, field.description or "", twins.get((*parent, key)))
+        yield Setting(parent, key, default, field.description or "", duplicates.get((*parent, key)))
         section = _section(field.annotation)
         if section:
             yield from _settings(section, (*parent, key))
 
 
-def _section(annotation: object) -> type[Model] | None:
+def _section(annotation: object) -> type[ConfigModel] | None:
     """The model behind a key that has keys of its own."""
     candidates = [annotation, *get_args(annotation)]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Model)), None)
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, ConfigModel)), None)
 
 
 def _as_yaml(default: object) -> str:
