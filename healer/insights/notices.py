@@ -12,8 +12,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from healer.model import Answer, Known, Pod, Reason, TaskInstance
-from healer.rules import HELD, base_name, is_done
+from healer.decision.rules import HELD, base_name, is_done
+from healer.model import UNREADABLE, Answer, Known, Pod, Reason, TaskInstance
 
 WAITED_FOR = frozenset({Reason.IN_USE, Reason.REATTACHED, Reason.ADOPTABLE, Reason.ADOPTION_UNKNOWN})
 """Reasons of Pods that their task instance waits for, or may take over."""
@@ -64,6 +64,11 @@ class Notice(StrEnum):
         "several unmarked Pods of one task instance that has not ended work at a time: the next try can't choose",
     )
     UNCERTAIN_LONG = "uncertain-long", "kept for longer than `notices.uncertain` for the same uncertain reason"
+    RETENTION_BOUNDED = (
+        "retention-bounded",
+        "its annotation `kpo-healer.io/retention` holds no duration, or a longer one than "  # noqa: ISC004
+        "`policy.retention.longest`: once its work is over it stays for as long as that",
+    )
     POD_GONE = (
         "pod-gone",
         "the Pod vanished while it worked, and `notices.gone` later its task instance still is running or deferred",
@@ -71,7 +76,10 @@ class Notice(StrEnum):
 
 
 class Thresholds(Struct, frozen=True):
-    """When something becomes worth a look, in seconds; `settled` is the age at which a Pod is no mere transition."""
+    """When something becomes worth a look, in seconds; `settled` is the age at which a Pod is no mere transition.
+
+    `retention` is the longest that an annotation may ask for.
+    """
 
     pending: float
     terminating: float
@@ -79,9 +87,10 @@ class Thresholds(Struct, frozen=True):
     uncertain: float
     gone: float
     settled: float
+    retention: float
 
 
-class Sight(Struct, frozen=True):
+class NoticeInput(Struct, frozen=True):
     """One Pod as it is now. `now`: the API server's time (epoch seconds, None where not known).
 
     `kept_for`: for how many seconds it has been kept for this very reason, as far as somebody watched. `twins`: how
@@ -93,7 +102,7 @@ class Sight(Struct, frozen=True):
     answer: Answer | None
     now: float | None
     kept_for: float = 0.0
-    twins: int = 0
+    duplicates: int = 0
 
     @property
     def task(self) -> TaskInstance | None:
@@ -111,16 +120,18 @@ class Sight(Struct, frozen=True):
         return -1.0 if self.now is None or self.pod.ends is None else self.now - self.pod.ends
 
 
-class Noted(Struct, frozen=True):
+class ActiveNotice(Struct, frozen=True):
     """One notice and its sentence."""
 
     notice: Notice
     detail: str
 
 
-def notices(sight: Sight, thresholds: Thresholds) -> tuple[Noted, ...]:
+def notices(pod_input: NoticeInput, thresholds: Thresholds) -> tuple[ActiveNotice, ...]:
     """Return what is worth a look about a Pod."""
-    return tuple(Noted(notice, tell(sight)) for notice, applies, tell in _NOTICES if applies(sight, thresholds))
+    return tuple(
+        ActiveNotice(notice, tell(pod_input)) for notice, applies, tell in _NOTICES if applies(pod_input, thresholds)
+    )
 
 
 def works(pod: Pod, task: TaskInstance | None) -> bool:
@@ -146,43 +157,59 @@ def notice_table() -> str:
     return "\n".join(["| notice | when |", "| --- | --- |", *(f"| `{each}` | {each.when} |" for each in Notice)])
 
 
-def _pending(sight: Sight, limits: Thresholds) -> bool:
-    pod = sight.pod
-    stuck = pod.phase == "Pending" and not pod.terminating and sight.age >= limits.pending
-    return stuck and sight.reason in WAITED_FOR
+def _pending(pod_input: NoticeInput, limits: Thresholds) -> bool:
+    pod = pod_input.pod
+    stuck = pod.phase == "Pending" and not pod.terminating and pod_input.age >= limits.pending
+    return stuck and pod_input.reason in WAITED_FOR
 
 
-def _why_pending(sight: Sight) -> str:
-    return f"Pending for {_span(sight.age)}: {sight.pod.waiting or 'Kubernetes gives no reason'}"
+def _why_pending(pod_input: NoticeInput) -> str:
+    return f"Pending for {_span(pod_input.age)}: {pod_input.pod.waiting or 'Kubernetes gives no reason'}"
 
 
-def _terminating(sight: Sight, limits: Thresholds) -> bool:
-    return sight.pod.terminating and sight.overdue >= limits.terminating
+def _terminating(pod_input: NoticeInput, limits: Thresholds) -> bool:
+    return pod_input.pod.terminating and pod_input.overdue >= limits.terminating
 
 
-def _deferred(sight: Sight, limits: Thresholds) -> bool:
-    return sight.reason in WAITED_FOR and _state(sight) == "deferred" and sight.age >= limits.deferred
+def _deferred(pod_input: NoticeInput, limits: Thresholds) -> bool:
+    return pod_input.reason in WAITED_FOR and _state(pod_input) == "deferred" and pod_input.age >= limits.deferred
 
 
-def _state(sight: Sight) -> object:
-    return sight.task.state if sight.task else None
+def _state(pod_input: NoticeInput) -> object:
+    return pod_input.task.state if pod_input.task else None
 
 
-def _duplicate(sight: Sight, limits: Thresholds) -> bool:
-    involved = sight.reason in WAITED_FOR | {Reason.SUPERSEDED}
-    return involved and sight.twins > 0 and sight.age >= limits.settled and works(sight.pod, sight.task)
+def _duplicate(pod_input: NoticeInput, limits: Thresholds) -> bool:
+    involved = pod_input.reason in WAITED_FOR | {Reason.SUPERSEDED}
+    return (
+        involved
+        and pod_input.duplicates > 0
+        and pod_input.age >= limits.settled
+        and works(pod_input.pod, pod_input.task)
+    )
 
 
-def _twins(sight: Sight) -> str:
-    others = "another Pod" if sight.twins == 1 else f"{sight.twins} other Pods"
+def _duplicates_text(pod_input: NoticeInput) -> str:
+    others = "another Pod" if pod_input.duplicates == 1 else f"{pod_input.duplicates} other Pods"
     return f"{others} of its task instance work too, unmarked: the next try fails with FoundMoreThanOnePodFailure"
 
 
-def _uncertain(sight: Sight, limits: Thresholds) -> bool:
-    return sight.reason in UNCERTAIN and sight.kept_for >= limits.uncertain
+def _bounded(pod_input: NoticeInput, limits: Thresholds) -> bool:
+    wish = pod_input.pod.retention
+    return wish is not None and (wish == UNREADABLE or wish > limits.retention)
 
 
-_NOTICES: tuple[tuple[Notice, Callable[[Sight, Thresholds], bool], Callable[[Sight], str]], ...] = (
+def _why_bounded(pod_input: NoticeInput) -> str:
+    wish = pod_input.pod.retention
+    asks = "holds no duration such as 3d" if wish == UNREADABLE else f"asks for {_span(wish or 0.0)}"
+    return f"its annotation kpo-healer.io/retention {asks}: it stays for as long as policy.retention.longest allows"
+
+
+def _uncertain(pod_input: NoticeInput, limits: Thresholds) -> bool:
+    return pod_input.reason in UNCERTAIN and pod_input.kept_for >= limits.uncertain
+
+
+_NOTICES: tuple[tuple[Notice, Callable[[NoticeInput, Thresholds], bool], Callable[[NoticeInput], str]], ...] = (
     (Notice.STUCK_PENDING, _pending, _why_pending),
     (
         Notice.STUCK_TERMINATING,
@@ -194,12 +221,13 @@ _NOTICES: tuple[tuple[Notice, Callable[[Sight, Thresholds], bool], Callable[[Sig
         _deferred,
         lambda sight: f"its task instance is deferred and the Pod {_span(sight.age)} old: is it meant to take so long?",
     ),
-    (Notice.DUPLICATE, _duplicate, _twins),
+    (Notice.DUPLICATE, _duplicate, _duplicates_text),
     (
         Notice.UNCERTAIN_LONG,
         _uncertain,
         lambda sight: f"kept as {sight.reason} for {_span(sight.kept_for)}: nobody but you can settle it",
     ),
+    (Notice.RETENTION_BOUNDED, _bounded, _why_bounded),
 )
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from healer.decision.rules import ENDED
 from healer.model import Amounts, Pod, TaskInstance
-from healer.rules import ENDED
 
 
 def holds(pod: Pod) -> bool:
@@ -17,12 +17,12 @@ def holds(pod: Pod) -> bool:
     return pod.phase not in {"Succeeded", "Failed"}
 
 
-def held(pods: Iterable[Pod]) -> Amounts:
+def requested(pods: Iterable[Pod]) -> Amounts:
     """Return what these Pods hold together."""
-    return weighed((pod, 1.0) for pod in pods)
+    return total((pod, 1.0) for pod in pods)
 
 
-def weighed(pods: Iterable[tuple[Pod, float]]) -> Amounts:
+def total(pods: Iterable[tuple[Pod, float]]) -> Amounts:
     """Return what these Pods hold together, each times its weight, such as the seconds that it held it."""
     cpu = memory = 0.0
     extended: dict[str, float] = {}

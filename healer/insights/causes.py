@@ -11,64 +11,24 @@ they name on; in brackets stand the issues of apache/airflow.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from enum import StrEnum
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
-from healer.labels import parse
-from healer.model import Finding, LabelKey, Pod, Reason, TaskInstance, rfc3339
-from healer.rules import ENDED, base_name, base_of, is_done
+from healer.decision.labels import parse
+from healer.decision.rules import ENDED, base_name, base_of, is_done
+from healer.model import Cause, CauseFinding, Finding, LabelKey, Pod, Reason, TaskInstance, rfc3339
 
 SKEW = 10.0
 """Seconds by which the clocks of workers and nodes may differ before one event is said to be later than another."""
 
 
-class Cause(StrEnum):
-    """Why a Pod was left behind. Each member says in which cases, for the docs."""
-
-    when: str
-
-    def __new__(cls, value: str, when: str) -> Cause:
-        """Make a `str` member that carries its row of the table."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.when = when
-        return member
-
-    RUN_DELETED = "run-deleted", "the run was deleted, and its Pod was not"
-    TASK_REMOVED = "task-removed", "the task was taken out of its DAG, or its mapped list grew shorter"
-    TIMEOUT_KEPT = "timeout-kept", "KPO gave up on a Pod that still worked, and its `on_finish_action` left it"
-    KEPT_BY_POLICY = "kept-by-policy", "KPO was through with the Pod and its `on_finish_action` left it"
-    SIDECAR = "sidecar", "the base container has ended, and another one runs on"
-    NOT_REATTACHED = "not-reattached", "a later try did not take the Pod over"
-    CLEARED = "cleared", "the task was cleared while its Pod worked, and did not start again"
-    RUN_CUT_SHORT = "run-cut-short", "the run ended first: `dagrun_timeout`, fail-fast, or by hand"
-    CREATED_LATE = "created-late", "the Pod was made after its task instance had ended"
-    MARKED_WHILE_DEFERRED = "marked-while-deferred", "the task was deferred just before it ended: no worker was there"
-    MARKED_SUCCESS = "marked-success", "the task is a success, and its Pod still works"
-    WORKER_LOST = "worker-lost", "the task ran just before it failed, and its worker did not clean up"
-    NOT_CLEANED_UP = "not-cleaned-up", "the task has ended, and KPO's own clean-up has left no trace"
-
-
-class Explained(Struct, frozen=True):
-    """A cause, what of this Pod speaks for it, and what to do so that it does not come back."""
-
-    cause: Cause
-    detail: str
-    remedy: str
-
-    def to_dict(self) -> dict[str, str]:
-        """Return it in the form of the JSON output and of the log."""
-        return {"name": self.cause.value, "detail": self.detail, "remedy": self.remedy}
-
-
-class _Case(Struct, frozen=True):
+class _CauseInput(Struct, frozen=True):
     """What is known of a Pod that was left behind. `before`: its task instance as last seen before it ended."""
 
     pod: Pod
     finding: Finding
-    before: TaskInstance | None
+    last_active_task: TaskInstance | None
 
     @property
     def task(self) -> TaskInstance | None:
@@ -81,8 +41,11 @@ class _Case(Struct, frozen=True):
     @property
     def earlier(self) -> bool:
         """Whether the Pod is of an earlier try than its task instance."""
-        key, task_try = parse(self.pod.labels), self.task.try_number if self.task else None
-        return isinstance(key, LabelKey) and task_try is not None and key.try_number < task_try
+        task_try = self.task.try_number if self.task else None
+        if task_try is None or task_try <= 1:  # none is earlier, whatever the labels say
+            return False
+        key = parse(self.pod.labels)
+        return isinstance(key, LabelKey) and key.try_number < task_try
 
     @property
     def base_end(self) -> float | None:
@@ -102,16 +65,28 @@ class _Case(Struct, frozen=True):
         return self.pod.phase == "Running" and is_done(self.pod, base_name(self.task))
 
 
-def explain(pod: Pod, finding: Finding, before: TaskInstance | None = None) -> Explained | None:
+def explain(pod: Pod, finding: Finding, last_active_task: TaskInstance | None = None) -> CauseFinding | None:
     """Return why a Pod was left behind; None where it was not, or where nothing is known of that.
 
     `before` is the row of the same task instance and try as it was last seen before it ended, None where nobody looked.
     """
-    case = _Case(pod, finding, before if _is_before(before, finding.task) else None)
-    for cause, matches, tell in _CAUSES:
-        if matches(case):
-            return Explained(cause, *tell(case))
-    return None
+    case = _CauseInput(pod, finding, last_active_task if _is_before(last_active_task, finding.task) else None)
+    found = _find(case)
+    return CauseFinding(found[0], *found[1](case)) if found is not None else None
+
+
+def _find(case: _CauseInput) -> tuple[Cause, Tell] | None:
+    """Return the cause, and what tells of it. Of ten thousand Pods most are in use, so the reason is asked first."""
+    reason = case.finding.reason
+    if reason not in {Reason.ORPHANED, Reason.FINISHED}:
+        return _CAUSE_OF.get(reason)
+    if reason is Reason.FINISHED and case.sidecar:
+        return Cause.SIDECAR, _sidecar
+    if case.worked_on:  # the task instance ended while its Pod worked
+        for cause, matches, tell in _CAUSES:
+            if matches(case):
+                return cause, tell
+    return (Cause.NOT_CLEANED_UP, _leftover) if reason is Reason.FINISHED else None
 
 
 def cause_table() -> str:
@@ -129,20 +104,13 @@ def _core(pod: Pod) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def _orphaned(case: _Case) -> bool:
-    """Whether the task instance ended while its Pod worked."""
-    return case.finding.reason in {Reason.ORPHANED, Reason.FINISHED} and case.worked_on
-
-
-def _of(reason: Reason) -> Callable[[_Case], bool]:
-    return lambda case: case.finding.reason is reason
-
-
-Told = tuple[str, str]
+ExplanationText = tuple[str, str]
 """What speaks for a cause, and the remedy."""
 
+Tell = Callable[[_CauseInput], ExplanationText]
 
-def _run_deleted(_case: _Case) -> Told:
+
+def _run_deleted(_case: _CauseInput) -> ExplanationText:
     return (
         "its run is gone while its DAG exists: whoever deletes a run does not delete its Pods",
         (
@@ -152,14 +120,21 @@ def _run_deleted(_case: _Case) -> Told:
     )
 
 
-def _task_removed(_case: _Case) -> Told:
+def _purged(_case: _CauseInput) -> ExplanationText:
+    return (
+        "its work is over, and Airflow has no record of its run any more: `airflow db clean`, or somebody, removed it",
+        "keep Pods for a shorter time than runs: on_finish_action=delete_pod, or retention.kept below what is cleaned",
+    )
+
+
+def _task_removed(_case: _CauseInput) -> ExplanationText:
     return (
         "its task instance is `removed`: the DAG has been deployed without this task, or with fewer mapped indices",
         "let a task's runs end before the DAG is deployed without it",
     )
 
 
-def _timeout_kept(case: _Case) -> Told:
+def _timeout_kept(case: _CauseInput) -> ExplanationText:
     what = "never started" if case.pod.phase == "Pending" else "still works"
     return (
         (
@@ -174,7 +149,7 @@ def _timeout_kept(case: _Case) -> Told:
     )
 
 
-def _kept(case: _Case) -> Told:
+def _kept(case: _CauseInput) -> ExplanationText:
     base = base_of(case.pod, base_name(case.task))
     succeeded = case.pod.phase == "Succeeded" or (base is not None and base.exit_code == 0)
     if succeeded:
@@ -187,7 +162,7 @@ def _kept(case: _Case) -> Told:
     )
 
 
-def _sidecar(case: _Case) -> Told:
+def _sidecar(case: _CauseInput) -> ExplanationText:
     others = [c.name for c in case.pod.containers if not c.terminated and c.name != base_name(case.task)]
     return (
         (
@@ -201,7 +176,7 @@ def _sidecar(case: _Case) -> Told:
     )
 
 
-def _not_reattached(_case: _Case) -> Told:
+def _not_reattached(_case: _CauseInput) -> ExplanationText:
     return (
         (
             "a later try has not taken it over: reattach_on_restart is off, the labels of the two differ, or the "
@@ -211,7 +186,7 @@ def _not_reattached(_case: _Case) -> Told:
     )
 
 
-def _cleared(_case: _Case) -> Told:
+def _cleared(_case: _CauseInput) -> ExplanationText:
     return (
         (
             "its task instance is `upstream_failed` though it has run: it was cleared while the Pod worked, and what "
@@ -221,7 +196,7 @@ def _cleared(_case: _Case) -> Told:
     )
 
 
-def _run_cut_short(_case: _Case) -> Told:
+def _run_cut_short(_case: _CauseInput) -> ExplanationText:
     return (
         (
             "its task instance is `skipped` without an end of its own: dagrun_timeout and fail-fast skip what still "
@@ -234,7 +209,7 @@ def _run_cut_short(_case: _Case) -> Told:
     )
 
 
-def _created_late(case: _Case) -> Told:
+def _created_late(case: _CauseInput) -> ExplanationText:
     end = rfc3339(case.task.end_date if case.task else None)
     return (
         (
@@ -248,7 +223,7 @@ def _created_late(case: _Case) -> Told:
     )
 
 
-def _marked_while_deferred(case: _Case) -> Told:
+def _marked_while_deferred(case: _CauseInput) -> ExplanationText:
     core = _core(case.pod)
     version = "10.17" if core is not None and core >= (3, 3) else "10.15"
     return (
@@ -261,7 +236,7 @@ def _marked_while_deferred(case: _Case) -> Told:
     )
 
 
-def _marked_success(case: _Case) -> Told:
+def _marked_success(case: _CauseInput) -> ExplanationText:
     core = _core(case.pod)
     also = "" if core is not None and core < (3, 3) else ", or its worker was told to stop (Airflow 3.3 [#73006])"
     return (
@@ -273,10 +248,12 @@ def _marked_success(case: _Case) -> Told:
     )
 
 
-def _not_cleaned(case: _Case) -> Told:
-    seen = "it was running when last seen" if case.before else "KPO has neither deleted nor marked it"
+def _not_cleaned(case: _CauseInput) -> ExplanationText:
+    seen = "it was running when last seen" if case.last_active_task else "KPO has neither deleted nor marked it"
     core = _core(case.pod)
-    deferred = "" if case.before else ", or the task was deferred and provider 8.0 to 10.14 left its Pod [#62398]"
+    deferred = (
+        "" if case.last_active_task else ", or the task was deferred and provider 8.0 to 10.14 left its Pod [#62398]"
+    )
     remedy = "more memory and a longer terminationGracePeriodSeconds for workers; the right to delete Pods for them"
     if core is not None and core < (3, 3):
         remedy += "; Airflow 3.3, whose workers hand a SIGTERM on to the task [#58936]"
@@ -285,11 +262,11 @@ def _not_cleaned(case: _Case) -> Told:
             f"{seen}: its worker was killed or lost (out of memory, eviction, a node), or could not reach the cluster "
             f"within the 5 s that it has when a task is marked [#37263]{deferred}"
         ),
-        remedy if case.before else f"{remedy}; provider 10.15 or later for deferrable tasks",
+        remedy if case.last_active_task else f"{remedy}; provider 10.15 or later for deferrable tasks",
     )
 
 
-def _leftover(_case: _Case) -> Told:
+def _leftover(_case: _CauseInput) -> ExplanationText:
     return (
         (
             "its work was over when its task ended, and KPO has neither deleted nor marked it: its worker was lost "
@@ -299,38 +276,37 @@ def _leftover(_case: _Case) -> Told:
     )
 
 
-def _was(case: _Case, state: str) -> bool:
-    return case.before is not None and case.before.state == state
+def _was_in_state(case: _CauseInput, state: str) -> bool:
+    return case.last_active_task is not None and case.last_active_task.state == state
 
 
-def _late(case: _Case) -> bool:
+def _late(case: _CauseInput) -> bool:
     end = case.task.end_date if case.task else None
     return end is not None and case.pod.created is not None and case.pod.created - end > SKEW
 
 
-_CAUSES: tuple[tuple[Cause, Callable[[_Case], bool], Callable[[_Case], Told]], ...] = (
-    (Cause.RUN_DELETED, _of(Reason.RUN_DELETED), _run_deleted),
-    (Cause.TASK_REMOVED, _of(Reason.TASK_REMOVED), _task_removed),
-    (Cause.TIMEOUT_KEPT, _of(Reason.ABANDONED), _timeout_kept),
-    (Cause.KEPT_BY_POLICY, _of(Reason.KEPT), _kept),
-    (Cause.NOT_REATTACHED, _of(Reason.SUPERSEDED), _not_reattached),
-    (Cause.SIDECAR, lambda case: case.finding.reason is Reason.FINISHED and case.sidecar, _sidecar),
-    (Cause.CLEARED, lambda case: _orphaned(case) and case.state == "upstream_failed", _cleared),
-    (Cause.NOT_REATTACHED, lambda case: _orphaned(case) and case.earlier, _not_reattached),
-    (Cause.CREATED_LATE, lambda case: _orphaned(case) and _late(case), _created_late),
-    (Cause.MARKED_WHILE_DEFERRED, lambda case: _orphaned(case) and _was(case, "deferred"), _marked_while_deferred),
+_CAUSE_OF: Mapping[Reason, tuple[Cause, Tell]] = {
+    Reason.RUN_DELETED: (Cause.RUN_DELETED, _run_deleted),
+    Reason.PURGED: (Cause.PURGED, _purged),
+    Reason.TASK_REMOVED: (Cause.TASK_REMOVED, _task_removed),
+    Reason.ABANDONED: (Cause.TIMEOUT_KEPT, _timeout_kept),
+    Reason.KEPT: (Cause.KEPT_BY_POLICY, _kept),
+    Reason.SUPERSEDED: (Cause.NOT_REATTACHED, _not_reattached),
+}
+"""Where the reason alone says it."""
+
+_CAUSES: tuple[tuple[Cause, Callable[[_CauseInput], bool], Tell], ...] = (
+    (Cause.CLEARED, lambda case: case.state == "upstream_failed", _cleared),
+    (Cause.NOT_REATTACHED, lambda case: case.earlier, _not_reattached),
+    (Cause.CREATED_LATE, _late, _created_late),
+    (Cause.MARKED_WHILE_DEFERRED, lambda case: _was_in_state(case, "deferred"), _marked_while_deferred),
     (
         Cause.RUN_CUT_SHORT,
-        lambda case: _orphaned(case) and case.state == "skipped" and case.task is not None and not case.task.end_date,
+        lambda case: case.state == "skipped" and case.task is not None and not case.task.end_date,
         _run_cut_short,
     ),
-    (Cause.MARKED_SUCCESS, lambda case: _orphaned(case) and case.state == "success", _marked_success),
-    (
-        Cause.WORKER_LOST,
-        lambda case: _orphaned(case) and case.state == "failed" and _was(case, "running"),
-        _not_cleaned,
-    ),
-    (Cause.NOT_CLEANED_UP, lambda case: _orphaned(case) and case.state in ENDED, _not_cleaned),
-    (Cause.NOT_CLEANED_UP, _of(Reason.FINISHED), _leftover),
+    (Cause.MARKED_SUCCESS, lambda case: case.state == "success", _marked_success),
+    (Cause.WORKER_LOST, lambda case: case.state == "failed" and _was_in_state(case, "running"), _not_cleaned),
+    (Cause.NOT_CLEANED_UP, lambda case: case.state in ENDED, _not_cleaned),
 )
-"""All causes in the order in which they are tried: what is certain first."""
+"""Why a Pod worked on when its task instance had ended, in the order in which they are tried: what is certain first."""

@@ -1,0 +1,1 @@
+"""What explains and never decides: causes, notices, regrets, usage, diagnostics."""
