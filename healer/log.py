@@ -6,9 +6,9 @@ at each start, and tokens in a log.
 
 from __future__ import annotations
 
-from healer.hollow import hidden
+from healer.import_stubs import block_import
 
-with hidden("rich"):
+with block_import("rich"):
     import structlog
 
 __all__ = ["get_logger", "structlog"]
