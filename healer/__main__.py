@@ -1,6 +1,6 @@
 """`python -m healer` is `kpo-healer`."""
 
-from healer.cli import main
+from healer.cli import program
 
 if __name__ == "__main__":
-    main()
+    program()

@@ -7,6 +7,6 @@ does not exist, a refused login; 3 incomplete, or another replica leads. Every e
 from __future__ import annotations
 
 from healer.cli.commands import cli
-from healer.cli.rim import complete, main
+from healer.cli.entry_point import complete, main, program
 
-__all__ = ["cli", "complete", "main"]
+__all__ = ["cli", "complete", "main", "program"]

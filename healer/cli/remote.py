@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -11,30 +13,60 @@ import urllib3
 from msgspec import Struct
 from urllib3.exceptions import HTTPError
 
-from healer.board import INCOMPLETE_HEADER, PODS_HEADER
+from healer.errors import ConfigError, RemoteError
+from healer.redaction import first_line
+from healer.telemetry.findings_endpoint import INCOMPLETE_HEADER, PODS_HEADER, SINCE_HEADER, UNDECODABLE_HEADER
 
 TIMEOUT = urllib3.Timeout(connect=5.0, read=60.0)
 
 MAX_BODY = 256 << 20
 """Bytes of an answer beyond which it is not read on: about 200,000 findings."""
 
-PATH, NOTICES = "/findings", "/notices"
+PATH, NOTICES, HISTORY = "/findings", "/notices", "/history"
 
 
-class RemoteError(Exception):
-    """The healer could not be asked, or had no answer; the text says what to do."""
+class RemoteFindings(Struct, frozen=True):
+    """What a healer has found, in the form of the JSON output; `pods` is how many Pods it knows.
 
-
-class Findings(Struct, frozen=True):
-    """What a healer has found, in the form of the JSON output; `pods` is how many Pods it knows."""
+    `undecodable` names Pods that nothing could be found out about: not all of them, if `undecodable_total` is more.
+    `now` is the server's time in epoch seconds, where it is known.
+    """
 
     found: list[dict[str, Any]]
     pods: int | None
     incomplete: tuple[str, ...]
     notices: tuple[dict[str, Any], ...] = ()
+    undecodable: tuple[str, ...] = ()
+    undecodable_total: int = 0
+    now: float | None = None
 
 
-class _Finding(Struct):
+class _Undecodable(Struct):
+    """What the header tells of Pods that can't be decoded."""
+
+    total: int
+    pods: tuple[str, ...]
+
+
+class Healer(Struct, frozen=True):
+    """A running healer: where its findings are, and the token that it wants, empty for none."""
+
+    url: str
+    token: str = ""
+
+    def at(self, path: str) -> str:
+        """Return the address of another one of its pages."""
+        return self.url.removesuffix(PATH) + path
+
+
+class RemoteHistory(Struct, frozen=True):
+    """What a healer has deleted, newest first, in the form of the JSON output; complete `since` then (RFC 3339)."""
+
+    deleted: list[dict[str, Any]]
+    since: str | None
+
+
+class _FindingFields(Struct):
     """What a finding must have for us to show it."""
 
     namespace: str
@@ -51,7 +83,7 @@ class _Finding(Struct):
     due: str | None
 
 
-class _Notice(Struct):
+class _NoticeFields(Struct):
     """What a notice must have for us to show it."""
 
     notice: str
@@ -62,6 +94,18 @@ class _Notice(Struct):
     detail: str
 
 
+class _HistoryFields(Struct):
+    """What a deletion must have for us to show it."""
+
+    namespace: str
+    pod: str
+    airflow: str
+    reason: str
+    deleted: str
+    task: dict[str, Any] | None
+    labels: dict[str, str]
+
+
 def url_of(source: str) -> str:
     """Return the address of the findings under a URL that a user gave.
 
@@ -70,59 +114,106 @@ def url_of(source: str) -> str:
     try:
         parts = urlsplit(source)
         good = parts.scheme in {"http", "https"} and bool(parts.hostname) and not (parts.query or parts.fragment)
+        good = good and "@" not in source
         _ = parts.port  # looked at for its ValueError
     except ValueError:
         good = False
     if not good:
-        raise ValueError(f"{source!r} is not the URL of a running healer: write it like http://localhost:8080")
+        raise ValueError(
+            "--from: that is not the URL of a running healer: write it like http://localhost:8080, without a login"
+        )
     return f"{source.rstrip('/').removesuffix(PATH)}{PATH}"
 
 
-def fetch(url: str, **query: str) -> Findings:
-    """Read the findings at an address.
+def read_token(file: str | None) -> str:
+    """Return the token in a file, empty where none is named.
+
+    Raises ConfigError.
+    """
+    if file is None:
+        return ""
+    try:
+        token = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise ConfigError(f"--listen-token-file: can't read the file that it names: {why}") from None
+    if not token or not (token.isascii() and token.isprintable()):
+        raise ConfigError("--listen-token-file: the file must hold a token, one line of ASCII characters")
+    return token
+
+
+def fetch(healer: Healer, **query: str) -> RemoteFindings:
+    """Read the findings of a healer.
 
     Raises RemoteError.
     """
-    found, headers = _get(f"{url}?{urlencode(query)}" if query else url, _Finding)
+    found, headers = _get(healer, PATH, _FindingFields, query)
     why, pods = headers.get(INCOMPLETE_HEADER), headers.get(PODS_HEADER, "")
-    return Findings(found, int(pods) if pods.isascii() and pods.isdigit() else None, (why,) if why else ())
+    count = int(pods) if pods.isascii() and pods.isdigit() else None
+    odd = _undecodable(headers.get(UNDECODABLE_HEADER))
+    return RemoteFindings(found, count, (why,) if why else (), undecodable=odd.pods, undecodable_total=odd.total)
 
 
-def fetch_notices(url: str) -> tuple[dict[str, Any], ...]:
-    """Read the notices of the healer whose findings are at this address.
+def fetch_notices(healer: Healer) -> tuple[dict[str, Any], ...]:
+    """Read the notices of a healer.
 
     Raises RemoteError.
     """
-    return tuple(_get(url.removesuffix(PATH) + NOTICES, _Notice)[0])
+    return tuple(_get(healer, NOTICES, _NoticeFields)[0])
 
 
-def _get(url: str, form: type[Struct]) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+def fetch_history(healer: Healer, **query: str) -> RemoteHistory:
+    """Read what a healer has deleted.
+
+    Raises RemoteError.
+    """
+    deleted, headers = _get(healer, HISTORY, _HistoryFields, query)
+    return RemoteHistory(deleted, headers.get(SINCE_HEADER))
+
+
+def _get(
+    healer: Healer, path: str, form: type[Struct], query: Mapping[str, str] = MappingProxyType({})
+) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+    url = healer.at(path)
+    headers = {"Authorization": f"Bearer {healer.token}"} if healer.token else {}
     try:
         with urllib3.PoolManager(retries=False, timeout=TIMEOUT) as pool:
-            reply = pool.request("GET", url, redirect=False, preload_content=False)
+            asked = f"{url}?{urlencode(query)}" if query else url
+            reply = pool.request("GET", asked, headers=headers, redirect=False, preload_content=False)
             body = reply.read(MAX_BODY + 1)
             reply.release_conn()
-    except HTTPError as error:
+    except (HTTPError, ValueError) as error:
         raise RemoteError(f"no healer answers at {url} ({_cause(error)}): is it reachable from here?") from None
     if len(body) > MAX_BODY:
         raise RemoteError(f"{url} answers with more than {MAX_BODY >> 20} MiB: is a healer there?")
     return _understood(url, reply.status, body, form), reply.headers
 
 
+def _undecodable(told: str | None) -> _Undecodable:
+    """Read the header; older healers send none."""
+    try:
+        return msgspec.json.decode(told or "", type=_Undecodable)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return _Undecodable(0, ())
+
+
 def _understood(url: str, status: int, body: bytes, form: type[Struct]) -> list[dict[str, Any]]:
     if status == 404:
-        raise RemoteError(f"{url} does not exist: set findings: true for that healer (KPO_HEALER_FINDINGS)")
+        more = "" if not url.endswith(HISTORY) else ", and history other than off"
+        raise RemoteError(f"{url} does not exist: set findings: true for that healer (KPO_HEALER_FINDINGS){more}")
+    if status == 401:
+        raise RemoteError(f"{url} wants another token: give --listen-token-file with what its listenTokenFile holds")
     if status != 200:
         said = " ".join(body[:500].decode(errors="replace").split())
         raise RemoteError(f"{url} answers {status}: {said or 'nothing'}")
     try:
         found = msgspec.json.decode(body, type=list[dict[str, Any]])
         msgspec.convert(found, list[form])  # type: ignore[valid-type]
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         raise RemoteError(f"{url} answers with something else than findings: is a healer there?") from None
     return found
 
 
-def _cause(error: HTTPError) -> str:
+def _cause(error: Exception) -> str:
     """Return the last part of urllib3's nested message: `[Errno 111] Connection refused`."""
-    return str(error).rpartition(": ")[2].rstrip(").") or type(error).__name__
+    return first_line(str(error).rpartition(": ")[2].rstrip(").")) or type(error).__name__

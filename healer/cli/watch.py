@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
-from healer.cli.output import printable, write
-from healer.model import zulu
+from healer.cli.output import write, write_prose
+from healer.model import printable, rfc3339_utc
+from healer.redaction import scrubbed
 
-Tell = Callable[[str], None]
+OnProgress = Callable[[str], None]
 """Takes what is being done, a few words."""
 
-Look = Callable[[Callable[[], None]], int]
+ScanAndPrint = Callable[[Callable[[], None]], int]
 """Looks once and prints; calls what it is given just before it prints. Returns the exit code."""
 
 CLEAR, WHOLE_LINES, CUT_LINES = "\x1b[H\x1b[2J\x1b[3J", "\x1b[?7h", "\x1b[?7l"
@@ -22,7 +24,7 @@ CLEAR, WHOLE_LINES, CUT_LINES = "\x1b[H\x1b[2J\x1b[3J", "\x1b[?7h", "\x1b[?7l"
 
 
 @contextmanager
-def progress() -> Iterator[Tell]:
+def progress() -> Iterator[OnProgress]:
     """Show on standard error what is being done, where that is a terminal; elsewhere nothing is shown."""
     if not sys.stderr.isatty():
         yield lambda _text: None
@@ -34,7 +36,10 @@ def progress() -> Iterator[Tell]:
 
 
 def watch(
-    look: Look, every: float, failures: tuple[type[Exception], ...], wait: Callable[[float], object] = time.sleep
+    look: ScanAndPrint,
+    every: float,
+    failures: tuple[type[Exception], ...],
+    wait: Callable[[float], object] = time.sleep,
 ) -> None:
     """Look again and again, `every` so many seconds, until Ctrl-C. A look that fails is told and not the last."""
     terminal = sys.stdout.isatty()
@@ -51,17 +56,34 @@ def watch(
             write_raw(WHOLE_LINES)
 
 
-def _once(look: Look, every: float, failures: tuple[type[Exception], ...], terminal: bool) -> None:
+def keep_due_times(found: Sequence[dict[str, Any]], known: dict[str, tuple[str, str]]) -> None:
+    """Let what is due come nearer from look to look: each look alone begins its patience anew.
+
+    `known` is what earlier looks found, by uid: the reason and the earliest due time, forgotten where a Pod is no more
+    found for the same.
+    """
+    seen = {finding["uid"]: finding for finding in found if finding["due"]}
+    for uid in known.keys() - seen.keys():
+        del known[uid]
+    for uid, finding in seen.items():
+        reason, due = known.get(uid, ("", ""))
+        if reason == finding["reason"] and due < finding["due"]:
+            finding["due"] = due
+        known[uid] = (finding["reason"], finding["due"])
+
+
+def _once(look: ScanAndPrint, every: float, failures: tuple[type[Exception], ...], terminal: bool) -> None:
     def begin() -> None:
         if terminal:
             write_raw(CLEAR)
-        write(f"{zulu(datetime.now(UTC))}, every {every:g} s; Ctrl-C ends it\n")
+        write_prose(f"{rfc3339_utc(datetime.now(UTC))}, every {every:g} s; Ctrl-C ends it")
+        write("")
 
     try:
         look(begin)
     except failures as error:
         begin()
-        write(f"error: {printable(str(error))}")
+        write_prose(f"error: {printable(scrubbed(str(error)))}", "  ")
     if not terminal:
         write("")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -12,14 +13,13 @@ import click
 from click.shell_completion import ShellComplete
 
 from healer.cli.commands import cli
-from healer.cli.output import NoReaderError, printable
-from healer.config import ConfigError
+from healer.cli.help import wrong_use
+from healer.cli.output import write_error
+from healer.errors import INCOMPLETE, NO_READER, USAGE, HealerError, NoReaderError
+from healer.model import printable
+from healer.redaction import first_line, scrubbed
 
-USAGE = 2
-INCOMPLETE = 3
 INTERRUPTED = 130
-NO_READER = 141
-"""What a shell answers for a program that SIGPIPE ended."""
 
 KUBECTL_NAME = "kubectl kpo-healer"
 COMPLETE = "_KPO_HEALER_COMPLETE"
@@ -34,6 +34,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # ids may hold what the terminal's encoding lacks
     sys.exit(outcome(lambda: cli.main(arguments, prog_name=_name(), complete_var=COMPLETE, standalone_mode=False)))
+
+
+def program() -> None:
+    """Run the command line as the whole process, and end it at once.
+
+    Python would free ten thousand Pods one by one before it ends, which takes a tenth of a second. What is registered
+    for the end is done as always: the client's temporary files with keys are removed there.
+    """
+    try:
+        main()
+    except SystemExit as end:
+        atexit._run_exitfuncs()  # noqa: SLF001 - as the interpreter does; it knows no public name for it
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            raise end from None  # Python has words for it, and an exit code
+        os._exit(end.code if isinstance(end.code, int) else INCOMPLETE)
 
 
 def complete() -> None:
@@ -66,34 +84,21 @@ def outcome(command: Callable[[], int | None]) -> int:
         click.echo(error.ctx.get_help(), err=True)
         return USAGE
     except click.ClickException as error:
-        return _tell(f"{error.format_message().rstrip('.')}: see kpo-healer --help", USAGE)
-    except ConfigError as error:
-        return _tell(str(error), USAGE)
+        return _tell(wrong_use(error, list(cli.commands)), USAGE)
+    except HealerError as error:
+        return _tell(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 - the last rim: a user gets a sentence, the traceback is for debugging
         return _failed(error)
 
 
 def _failed(error: Exception) -> int:
-    """Tell what the world or we did wrong. Imports late: whoever raises these has paid for their imports already."""
-    from healer.airflow import AirflowRefused
-    from healer.cli.office import NotLeaderError, ReleaseError
-    from healer.cli.remote import RemoteError
-    from healer.cluster import ClusterError, ConnectError
-    from healer.reconcile import NoSuchPodError
-    from healer.reconcile.proof import UnusableProofError
-    from healer.serving import ListenError
-
-    usage = ConnectError | ListenError | NoSuchPodError | UnusableProofError | AirflowRefused | ReleaseError
-    if isinstance(error, usage):
-        return _tell(str(error), USAGE)
-    if isinstance(error, ClusterError | NotLeaderError | RemoteError):
-        return _tell(str(error), INCOMPLETE)
+    """Say that this is a mistake of ours."""
     _log.debug("the traceback of the mistake", exc_info=error)
-    what = f"{type(error).__name__}: {error}".partition("\n")[0]
+    what = first_line(f"{type(error).__name__}: {error}")
     return _tell(f"kpo-healer made a mistake ({what}): please report it with what --log-level debug shows", INCOMPLETE)
 
 
 def _tell(text: str, code: int) -> int:
     for line in text.splitlines():
-        click.echo(f"error: {printable(line)}", err=True)
+        write_error(f"error: {printable(scrubbed(line))}")
     return code

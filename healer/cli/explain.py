@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from msgspec import UNSET
 
-from healer.cli.findings import Finding, task_name
-from healer.cli.output import age, printable, write, write_data, write_table
+from healer.cli.findings import FindingJson, task_name
+from healer.cli.oneshot import Explanation
+from healer.cli.output import age, write, write_data, write_prose, write_table
 from healer.config import Mode
+from healer.decision.rules import base_name, decided_by_pod, is_done
 from healer.model import (
+    UNREADABLE,
     Action,
     Answer,
     Container,
+    DagDeleted,
     Known,
     LabelKey,
     Pod,
@@ -21,21 +26,23 @@ from healer.model import (
     TaskInstance,
     Unknown,
     Withheld,
+    printable,
     rfc3339,
 )
-from healer.reconcile import Explanation
-from healer.report import Shown
-from healer.rules import base_name, is_done, untouchable
+from healer.telemetry.findings import FindingView
+
+_NAME = re.compile(r"[a-z]+  +")
+"""What a line begins with, so that the rest of its sentence stands below its beginning."""
 
 
-def missing(finding: Finding) -> list[str]:
+def missing(finding: FindingJson) -> list[str]:
     """Say why there is no clear answer of Airflow's, where one was needed."""
     if finding["reason"] != Reason.AIRFLOW_UNKNOWN:
         return []
     return [f"Airflow {finding['airflow']}: {finding['detail']}"]
 
 
-def show_found(finding: Finding, form: str) -> None:
+def show_found(finding: FindingJson, form: str) -> None:
     """Print what a running healer has found of one Pod."""
     if form != "table":
         write_data({"finding": finding, "next": _next_found(finding)}, form)
@@ -51,7 +58,7 @@ def show_found(finding: Finding, form: str) -> None:
     _section("What happens next", [_next_found(finding)])
 
 
-def _why(finding: Finding) -> None:
+def _why(finding: FindingJson) -> None:
     """Say why the Pod was left behind, where that is known, and what stops it at the source; and what else is odd."""
     cause = finding.get("cause")
     if cause:
@@ -62,7 +69,7 @@ def _why(finding: Finding) -> None:
         _section("Worth a look, though nobody acts on it", noted)
 
 
-def _next_found(finding: Finding) -> str:
+def _next_found(finding: FindingJson) -> str:
     """Say in one sentence what becomes of a Pod that a running healer knows."""
     reason, why = finding["reason"], finding["withheld"]
     if finding["action"] == Action.KEEP:
@@ -83,24 +90,24 @@ def show(explanation: Explanation, form: str, *, now: float | None, mode: Mode) 
         return
     pod, answer = explanation.pod, explanation.answer
     _section(f"Pod {pod}", _pod(pod, answer, now))
-    _section(f"What Airflow {explanation.shown.airflow} says", _answer(explanation))
+    _section(f"What Airflow {explanation.view.airflow} says", _answer(explanation))
     write("Rules, in the order in which they are tried")
     write_table(
         ("", "rule", "because"), [("yes" if s.matched else "no", s.reason.value, s.why) for s in explanation.steps]
     )
     write("")
-    _why(explanation.shown.to_dict())
-    _section("What happens next", [next_step(explanation.shown, mode)])
+    _why(explanation.view.to_dict())
+    _section("What happens next", [next_step(explanation.view, mode)])
 
 
-def next_step(shown: Shown, mode: Mode) -> str:
+def next_step(view: FindingView, mode: Mode) -> str:
     """Say in one sentence what becomes of the Pod."""
-    reason = shown.finding.reason
-    if shown.action is Action.KEEP:
+    reason = view.finding.reason
+    if view.action is Action.KEEP:
         why = "this reason never acts on a Pod" if reason.action is Action.KEEP else "the policy says so"
         return f"It is kept as {reason.value}: {why}."
-    due = f"; due at {rfc3339(shown.due)} at the earliest" if shown.due is not None else ""
-    if shown.action is Action.REPORT:
+    due = f"; due at {rfc3339(view.due)} at the earliest" if view.due is not None else ""
+    if view.action is Action.REPORT:
         return f"It is reported as {reason.value} and not deleted: the policy says so{due}."
     if mode is Mode.REPORT:
         return f"It would be deleted as {reason.value}, but this is report mode: nothing is deleted{due}."
@@ -108,7 +115,10 @@ def next_step(shown: Shown, mode: Mode) -> str:
 
 
 def _section(title: str, lines: list[str]) -> None:
-    write("\n".join([title, *(f"  {printable(line)}" for line in lines), ""]) + "\n")
+    write_prose(title)
+    for line in lines:
+        name = _NAME.match(line)
+        write_prose(f"  {printable(line)}", " " * name.end() if name else "")
     write("")
 
 
@@ -123,7 +133,13 @@ def _pod(pod: Pod, answer: Answer, now: float | None) -> list[str]:
         f"labels      {_labels(pod)}",
         *(f"container   {_container(container)}" for container in pod.containers),
         *([f"marks       {', '.join(marks)}"] if marks else []),
+        *([f"retention   {_retention(pod.retention)}"] if pod.retention is not None else []),
     ]
+
+
+def _retention(wish: float) -> str:
+    asks = "holds no duration: as long as" if wish == UNREADABLE else f"asks for {age(wish)}: at most what"
+    return f"its annotation {asks} policy.retention.longest allows, once its work is over"
 
 
 def _labels(pod: Pod) -> str:
@@ -145,12 +161,14 @@ def _container(container: Container) -> str:
 
 def _answer(explanation: Explanation) -> list[str]:
     answer = explanation.answer
-    if untouchable(explanation.pod):
+    if decided_by_pod(explanation.pod):
         return ["It need not be asked: the Pod alone decides."]
     if isinstance(answer, Known):
         return [_row(answer.task), *_identity(answer)]
     if isinstance(answer, RunDeleted):
         return [f"DAG {answer.dag_id} exists, its run {answer.run_id} does not."]
+    if isinstance(answer, DagDeleted):
+        return [f"DAG {answer.dag_id} does not exist."]
     if isinstance(answer, Unknown):
         return [f"No clear answer: {answer.why}"]
     return [str(getattr(answer, "why", "nothing"))]
@@ -179,7 +197,7 @@ def _identity(answer: Known) -> list[str]:
 def _data(explanation: Explanation, now: float | None, mode: Mode) -> dict[str, Any]:
     pod = explanation.pod
     return {
-        "finding": explanation.shown.to_dict(),
+        "finding": explanation.view.to_dict(),
         "pod": {
             "phase": pod.phase,
             "created": rfc3339(pod.created),
@@ -196,5 +214,5 @@ def _data(explanation: Explanation, now: float | None, mode: Mode) -> dict[str, 
         },
         "airflow_says": _answer(explanation),
         "rules": [{"reason": s.reason.value, "matched": s.matched, "why": s.why} for s in explanation.steps],
-        "next": next_step(explanation.shown, mode),
+        "next": next_step(explanation.view, mode),
     }
