@@ -12,6 +12,6 @@ import time
 _ID = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-def steady() -> float:
+def boottime() -> float:
     """Return seconds since some moment of the past, the same one for all of this process."""
     return time.clock_gettime(_ID)

@@ -1,56 +1,70 @@
 """The controller: wires the parts together, runs them until SIGTERM, and stops them in order.
 
-One thread decides, by passes, while this replica leads; else it only keeps the picture of the Pods warm. Helpers around
-it: kopf's thread keeps that picture fresh, a thread holds the Lease, a thread writes Events, a thread answers HTTP. The
-main thread only waits for the end: so a stop takes no longer than a few seconds, even while Airflow is silent. No
-thread dies unseen: each survives its own mistakes, and if one is gone all the same, the process ends and says so.
+One thread per Airflow decides, by passes, while this replica leads; else it only keeps the store up to date.
+Others around them: kopf's thread brings events into the store, one holds the Lease, one writes Events, one answers
+HTTP. The main thread only waits for the end: so a stop takes no longer than a few seconds, even while an Airflow is
+silent. No thread dies unseen: each survives its own mistakes, and if one is gone all the same, the process
+ends and says so.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
-import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 from healer import __version__
-from healer.airflow import Airflow, Call
-from healer.allocator import give_back
-from healer.board import Board
-from healer.clock import steady
-from healer.clockwork import Pulse, Schedule
-from healer.cluster import Cluster, ClusterError, Connection, grant
-from healer.config import AirflowConfig, Config, Mode
-from healer.leader import Campaign, Elector, Office, SoleReplica, identity, is_released, lease_client
+from healer.clock import boottime
+from healer.cluster import Cluster, Connection
+from healer.config import Config, HistoryMode, covers
+from healer.informer import Informer, PodStore
+from healer.informer.resync import Resync
+from healer.insights.history import History
+from healer.insights.history_store import HistoryStore, config_map_client
+from healer.leader_election import (
+    AlwaysLeader,
+    ElectionLoop,
+    LeaderElector,
+    Leadership,
+    elects,
+    identity,
+    lease_client,
+    only_looks,
+    served,
+)
 from healer.log import get_logger
-from healer.metrics import Metrics
-from healer.reconcile import NOTES, Depth, Notary, Reconciler, Tools
-from healer.report import Herald
-from healer.serving import serve
-from healer.watch import PodStore, Watch
+from healer.reconciler import wait_idle
+from healer.schedule import Heartbeat
+from healer.telemetry.bearer_token import BearerToken
+from healer.telemetry.events import EventRecorder, Silence
+from healer.telemetry.findings_endpoint import FindingsEndpoint
+from healer.telemetry.http_server import serve, unguarded
+from healer.telemetry.metrics import Metrics
+from healer.wiring import Shared
+from healer.worker import Worker
 
 log = get_logger(__name__)
 
 STOP_TIMEOUT = 3.0
 """Seconds that all parts together get to stop."""
 
-LAST_WORDS = 2.0
+EVENT_DRAIN_TIMEOUT = 2.0
 """Seconds of these for the Events that are still waiting."""
 
-SETTLE_TIMEOUT = 2.0
+HISTORY_TIMEOUT = 1.0
+"""Seconds on top of these for the history that is not saved yet."""
+
+WAIT_IDLE_TIMEOUT = 2.0
 """Seconds of these for a DELETE that is under way; if it takes longer, the Lease is left to run out by itself."""
 
-STEADY_ELECTOR = 30.0
+MIN_ELECTION_TIMEOUT = 30.0
 """Seconds without a step of the elector that are never too many, however short the Lease is."""
-
-DECIDER = "decide"
 
 
 def run(config: Config, connection: Connection) -> int:
@@ -63,10 +77,11 @@ def run(config: Config, connection: Connection) -> int:
     previous = {number: signal.signal(number, _setter(stop)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         controller.start()
-        dead = None
-        while not stop.wait(1.0) and dead is None:
-            dead = controller.dead()
-        return controller.stop(dead=None if stop.is_set() else dead)
+        failed = None
+        while not stop.wait(1.0) and failed is None:
+            failed = controller.failed_thread()
+            controller.hanging()
+        return controller.stop(failed=None if stop.is_set() else failed)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -84,272 +99,204 @@ class Controller:
 
     def __init__(self, config: Config, connection: Connection) -> None:
         """Prepare everything; nothing is asked or listened to before `start`."""
-        self._config = config
-        self._stopping, self._wake = threading.Event(), threading.Event()
-        slowest = max(airflow.timeout for airflow in config.airflows)
-        self._pulse = Pulse(max(3 * config.interval, 2 * slowest))
-        self._cluster = Cluster(connection, freshness=config.freshness, observe=self._kubernetes_call)
-        self._namespaces = list(dict.fromkeys(name for airflow in config.airflows for name in airflow.namespaces))
-        self._office, self._campaign = self._candidacy()
-        self._elector_pulse = Pulse(max(3 * config.leader_election.lease_duration, STEADY_ELECTOR))
-        self._metrics = Metrics(config, leads=self._office.leads)
-        self._board = Board(self._office)
-        self._herald = Herald(self._cluster)
-        self._notary = Notary()
-        self._store = PodStore()
-        self._watch = Watch(
+        self._config, self._stopping = config, threading.Event()
+        self._cluster = Cluster(
+            connection,
+            freshness=config.freshness,
+            observe=self._kubernetes_call,
+            owner_labels=config.owner_labels,
+        )
+        self._namespaces = config.namespaces
+        self._elector: LeaderElector | None = None
+        self._election_loop: ElectionLoop | None = None
+        self._leadership = self._leader_election(connection)
+        self._election_heartbeat = Heartbeat(max(3 * config.leader_election.lease_duration, MIN_ELECTION_TIMEOUT))
+        self._metrics = Metrics(config, is_leader=self._leadership.is_leader)
+        self._history = None if config.history is HistoryMode.OFF else History(self._server_time)
+        self._history_store = self._keep_history(connection)
+        names = [airflow.name for airflow in config.airflows]
+        self._endpoint = FindingsEndpoint(self._leadership, names, self._history)
+        self._recorder = Silence(self._cluster) if only_looks(config, connection) else EventRecorder(self._cluster)
+        self._store = PodStore(listed_only=bool(config.patterns))
+        self._informer = Informer(
             connection,
             self._namespaces,
             self._store,
-            on_list=self._listed_anew,
+            on_list=self._on_relist,
             observe=self._metrics.kubernetes_call,
+            owner_labels=config.owner_labels,
         )
-        self._watching = False
-        self._relisted: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._failed: set[str] = set()
-        self._ready = False
-        self._known: object = None
-        self._term = 0
-        self._reconcilers: list[Reconciler] = []
-        self._schedule = Schedule(config, steady())
-        self._looked = threading.Event()
-        self._decider = threading.Thread(target=self._decide, name=DECIDER, daemon=True)
+        self._resync = Resync(self._cluster, self._store, self._informer, config, self._metrics)
+        self._last_seen: object = None
+        self._last_said: object = None
+        shared = Shared(
+            config, self._cluster, self._store, self._resync, self._leadership, self._recorder, self._metrics
+        )
+        self.workers = [
+            Worker(airflow, shared, self._endpoint, self._stopping, self._history) for airflow in config.airflows
+        ]
+        self._heartbeats = {worker.thread: worker.heartbeat for worker in self.workers}
 
     def start(self) -> None:
         """Start all parts."""
         for airflow in self._config.airflows:
             self._metrics.mode(airflow.name, airflow.mode)
-        pages = {"/findings": self._board.findings, "/notices": self._board.notices}
-        more = pages if self._config.findings else {}
-        self._http = serve(self._config.listen, self._metrics, health=self._is_healthy, ready=self._is_ready, more=more)
+        token_file = self._config.listen_token_file
+        self._http = serve(
+            self._config.listen,
+            self._metrics,
+            health=self._is_healthy,
+            ready=self._is_ready,
+            more=self._endpoint.pages if self._config.findings else {},
+            guard=BearerToken(token_file) if token_file else unguarded,
+        )
         modes = {airflow.name: airflow.mode.value for airflow in self._config.airflows}
         log.info("started", version=__version__, port=self._http.port, airflows=modes, namespaces=self._namespaces)
-        self._herald.start()
-        if self._campaign is not None:
-            self._campaign.start()
-        self._decider.start()
+        self._recorder.start()
+        if self._history_store is not None:
+            self._history_store.start()
+        if self._election_loop is not None:
+            self._election_loop.start()
+        for worker in self.workers:
+            worker.start()
 
-    def dead(self) -> str | None:
+    def failed_thread(self) -> str | None:
         """Name a thread that should run and does not, None if all run."""
         threads = {
-            "deciding": self._decider.is_alive(),
-            "leader election": self._campaign is None or self._campaign.alive(),
-            "watch": self._watch.supervised(),
-            "Events": self._herald.alive(),
+            **{f"Airflow {worker.name}": worker.alive() for worker in self.workers},
+            "leader election": self._election_loop is None or self._election_loop.alive(),
+            "watch": self._informer.supervised(),
+            "Events": self._recorder.alive(),
+            "history": self._history_store is None or self._history_store.alive(),
             "HTTP": self._http.alive(),
         }
         return next((name for name, alive in threads.items() if not alive), None)
 
-    def stop(self, *, dead: str | None = None) -> int:
+    def stop(self, *, failed: str | None = None) -> int:
         """Stop all parts; from now on nothing is deleted. Return 0, or 1 where a thread that is dead is the reason."""
         self._stopping.set()
-        self._wake.set()
-        log.error("a thread has died: the process ends", thread=dead) if dead else log.info("stopping")
-        ends = [self._watch.stop, self._http.stop, lambda: self._herald.stop(LAST_WORDS)]
-        ends.append(lambda: self._notary.stop(LAST_WORDS))
-        if self._campaign is not None:
-            campaign = self._campaign
-            ends.append(lambda: campaign.stop(STOP_TIMEOUT))
+        self._wake_all()
+        log.error("a thread has died: the process ends", thread=failed) if failed else log.info("stopping")
+        ends: list[Callable[[], object]] = [
+            self._informer.stop,
+            self._http.stop,
+            lambda: self._recorder.stop(EVENT_DRAIN_TIMEOUT),
+        ]
+        ends += [partial(worker.note_writer.stop, EVENT_DRAIN_TIMEOUT) for worker in self.workers]
+        if self._election_loop is not None:
+            ends.append(partial(self._election_loop.stop, STOP_TIMEOUT))
         threads = [threading.Thread(target=end, daemon=True) for end in ends]
         for thread in threads:
             thread.start()
-        deadline = steady() + STOP_TIMEOUT
-        for thread in (*threads, self._decider):
-            thread.join(max(0.0, deadline - steady()))
+        deadline = boottime() + STOP_TIMEOUT
+        for thread in (*threads, *(worker.thread for worker in self.workers)):
+            thread.join(max(0.0, deadline - boottime()))
+        if self._history_store is not None:  # after the last pass, whose deletions belong to it
+            self._history_store.stop(HISTORY_TIMEOUT)
         log.info("stopped")
-        code = 1 if dead else 0
-        if self._decider.is_alive():
+        code = 1 if failed else 0
+        if any(worker.alive() for worker in self.workers):
             # It waits for an answer of Airflow, and so would the interpreter at its exit.
             _exit_now(code)
         return code
 
+    def _server_time(self) -> float:
+        return self._cluster.now() or time.time()
+
+    def _keep_history(self, connection: Connection) -> HistoryStore | None:
+        if self._config.history is not HistoryMode.CONFIG_MAP or self._history is None:
+            return None
+        if only_looks(self._config, connection):  # which writes nothing to the cluster
+            return None
+        return HistoryStore(self._history, config_map_client(self._cluster, self._config.leader_election))
+
+    def hanging(self) -> list[str]:
+        """Say of each Airflow whose passes make no steps any more that they don't."""
+        return [why for worker in self.workers if (why := worker.overdue()) is not None]
+
     # --- leading and following ----------------------------------------------------------------------------------------
 
-    def _candidacy(self) -> tuple[Office, Campaign | None]:
-        terms = self._config.leader_election
-        if not terms.enabled:
-            return SoleReplica(), None
-        elector = Elector(lease_client(self._cluster, terms), terms, identity())
-        return elector, Campaign(elector, on_step=self._stepped, settle=self._has_settled)
+    def _leader_election(self, connection: Connection) -> Leadership:
+        config = self._config.leader_election
+        if not elects(self._config, connection):
+            return AlwaysLeader()
+        leases = lease_client(self._cluster, config)
+        self._elector = LeaderElector(leases, config, identity(), serves=served(self._config.airflows))
+        self._election_loop = ElectionLoop(self._elector, on_step=self._on_election_step, wait_idle=self._wait_idle)
+        return self._elector
 
-    def _may_act(self) -> bool:
-        """Whether this replica has the right to act at this moment."""
-        return self._office.leads() and not self._stopping.is_set()
+    def _wait_idle(self) -> bool:
+        return wait_idle(self._cluster, WAIT_IDLE_TIMEOUT)
 
-    def _is_lifted(self, airflow: str) -> bool:
-        return is_released(self._office.annotations, airflow, self._cluster.now())
+    def _on_election_step(self) -> None:
+        """Note a step of the elector, and wake the others where there is something new to do."""
+        self._election_heartbeat.beat()
+        self._log_standing()
+        known = self._leadership.is_leader(), self._leadership.term, dict(self._leadership.annotations)
+        if known != self._last_seen:
+            self._last_seen = known
+            self._wake_all()
 
-    def _has_settled(self) -> bool:
-        return self._cluster.settled(SETTLE_TIMEOUT)
-
-    def _begin_term(self) -> None:
-        """Begin knowing nothing of what was found in an earlier term: others may have acted since."""
-        self._term = self._office.term
-        tools = Tools(
-            self._cluster,
-            self._herald,
-            self._metrics,
-            self._may_act,
-            lifted=self._is_lifted,
-            freshness=self._config.freshness,
-            notary=self._notary,
-        )
-        self._reconcilers = [Reconciler(airflow, self._client(airflow), tools) for airflow in self._config.airflows]
-        self._metrics.forget()
-        self._board.clear()
-        self._failed.clear()
-        self._schedule = Schedule(self._config, steady())
-
-    def _stepped(self) -> None:
-        """Note a step of the elector, and wake the deciding thread where it has something new to do."""
-        self._elector_pulse.beat()
-        known = self._office.leads(), self._office.term, dict(self._office.annotations)
-        if known != self._known:
-            self._known = known
-            self._wake.set()
-
-    # --- the deciding thread ------------------------------------------------------------------------------------------
-
-    def _decide(self) -> None:
-        try:
-            self._tell_missing_rights()
-            if self._campaign is not None:
-                self._wake.wait(self._config.leader_election.retry_period)  # who leads is known after its first step
-            while not self._stopping.is_set():
-                self._wake.clear()
-                pause = self._lead() if self._office.leads() else self._follow()
-                self._looked.set()
-                self._wake.wait(pause)
-        except Exception:
-            # The rim of this thread: whoever finds it dead ends the process, and the log must say why.
-            log.exception("the deciding thread fails")
-
-    def _tell_missing_rights(self) -> None:
-        """Say at once what enforce mode will fail at; reporting goes on."""
-        enforced = dict.fromkeys(n for a in self._config.airflows if a.mode is Mode.ENFORCE for n in a.namespaces)
-        for namespace in enforced:
-            with suppress(ClusterError):  # whatever is wrong, the first listing tells
-                if not self._cluster.can_i("delete", "pods", namespace):
-                    log.warning(
-                        "enforce mode, but the healer may not delete Pods here: what is found is only reported",
-                        namespace=namespace,
-                        fix=grant("delete", "pods", namespace),
-                    )
-
-    def _lead(self) -> float:
-        """Make a pass as leader. Return how long to wait until the next one, in seconds."""
-        if self._term != self._office.term:
-            self._begin_term()
-        depth = self._schedule.next(steady())
-        self._pass(depth)
-        if depth is Depth.AUDIT:
-            give_back()
-        return self._schedule.pause(steady(), self._next_event())
-
-    def _follow(self) -> float:
-        """Keep the picture of the Pods warm, and ask Airflow nothing."""
-        if self._reconcilers and self._term:
-            log.warning("this replica does not lead any more: it forgets all suspicion")
-        self._reconcilers = []
-        self._resync(Depth.FULL)
-        self._metrics.watch_restarts(self._watch.restarts)
-        self._pulse.beat()
-        return self._config.interval
-
-    def _next_event(self) -> float:
-        """When a reconciler wants a pass; one whose pass failed has to wait for the regular one."""
-        events = (each.next_event() for each in self._reconcilers if each.config.name not in self._failed)
-        return min(events, default=math.inf)
-
-    def _pass(self, depth: Depth) -> None:
-        self._resync(depth)
-        unreadable = {name: why for name in self._namespaces if (why := self._store.why_unreadable(name)) is not None}
-        for reconciler in self._reconcilers:
-            if not self._may_act():
-                return
-            self._reconcile(reconciler, depth, unreadable)
-        if self._config.findings:
-            self._board.post([reconciler.view() for reconciler in self._reconcilers], unreadable, time.time())
-        self._metrics.watch_restarts(self._watch.restarts)
-
-    def _reconcile(self, reconciler: Reconciler, depth: Depth, unreadable: Mapping[str, str]) -> None:
-        name = reconciler.config.name
-        try:
-            reconciler.reconcile(self._store.snapshot(), depth, unreadable)
-        except Exception:
-            # The rim of the loop: a bug in one pass must not end all healing. It is no step, so the probe will tell.
-            log.exception("a pass failed: nothing is lost, the next starts anew", airflow=name)
-            self._failed.add(name)
+    def _log_standing(self) -> None:
+        """Say who leads, and where that one looks after other Airflows: once on each change."""
+        elector = self._elector
+        if elector is None:
             return
-        self._failed.discard(name)
-        self._pulse.beat()
-
-    def _resync(self, depth: Depth) -> None:
-        """List what must be listed: all at an audit, else what the watch may have missed or what could not be read.
-
-        While a namespace is not watched, each full pass lists it: a picture that nobody renews must not be acted upon.
-        """
-        stale = set(_drained(self._relisted))
-        for namespace in self._namespaces:
-            if depth is Depth.AUDIT or namespace in stale or (depth is Depth.FULL and self._is_blind(namespace)):
-                self._list(namespace)
-        if not self._watching:
-            # It begins where our first LIST ended; importing it would hold up the first look, if that is quick.
-            self._watch.start(after=self._looked)
-            self._watching = True
-        self._ready = self._ready or any(self._store.why_unreadable(name) is None for name in self._namespaces)
-
-    def _is_blind(self, namespace: str) -> bool:
-        return self._store.why_unreadable(namespace) is not None or not self._watch.watches(namespace)
-
-    def _list(self, namespace: str) -> None:
-        started = self._store.begin()
-        before = self._store.why_unreadable(namespace)
-        try:
-            self._store.replace(namespace, self._cluster.list_pods(namespace), started)
-        except ClusterError as error:
-            if before != str(error):
-                log.warning("a namespace can't be read, nothing is decided there", namespace=namespace, why=str(error))
-            self._store.unreadable(namespace, str(error))
-        self._metrics.namespace_readable(namespace, self._store.why_unreadable(namespace) is None)
+        leads, holder, unserved = elector.is_leader(), elector.held_by_other, elector.unserved
+        self._metrics.lease_conflict(bool(unserved))
+        if (leads, holder, unserved) == self._last_said:
+            return
+        self._last_said = leads, holder, unserved
+        lease = self._config.leader_election.name
+        if leads:
+            return  # the elector has said so
+        if holder is None:
+            log.info("waiting for the Lease", lease=lease)
+        elif unserved:
+            log.warning(
+                "standing by for a replica that does not look after all of these Airflows: they are not healed",
+                lease=lease,
+                leader=holder,
+                airflows=list(unserved),
+                fix="give each installation a Lease of its own: leaderElection.name",
+            )
+        else:
+            log.info("standing by", lease=lease, leader=holder)
 
     # --- what the other threads call ----------------------------------------------------------------------------------
 
-    def _listed_anew(self, namespace: str) -> None:
+    def _wake_all(self) -> None:
+        for worker in self.workers:
+            worker.wake()
+
+    def _on_relist(self, namespace: str) -> None:
         """Note that the watch starts over elsewhere than where our LIST ended: Pods may have vanished unseen."""
-        self._relisted.put(namespace)
-        self._wake.set()
+        self._resync.relist(namespace)
+        for worker in self.workers:
+            if covers(worker.config.namespaces, namespace):
+                worker.wake()
 
     def _is_healthy(self) -> tuple[bool, str]:
-        good, text = self._pulse.check()
-        if not good or self._campaign is None:
-            return good, text
-        stepping, elector = self._elector_pulse.check()
-        return stepping, text if stepping else f"leader election: {elector}"
+        """Whether a restart would help: a thread is dead, or no Airflow makes steps. Not where one of several hangs."""
+        failed = next((worker.name for worker in self.workers if worker.died()), None)
+        if failed is not None:
+            return False, f"the thread of Airflow {failed} has died"
+        if self._election_loop is not None:
+            stepping, text = self._election_heartbeat.check()
+            if not stepping:
+                return False, f"leader election: {text}"
+        hanging = self.hanging()
+        return len(hanging) < len(self.workers), "; ".join(hanging) or "all make steps"
 
     def _is_ready(self) -> tuple[bool, str]:
-        return self._ready, "the Pods are known" if self._ready else "the Pods were not listed yet"
-
-    def _client(self, airflow: AirflowConfig) -> Airflow:
-        def observe(call: Call) -> None:
-            if threading.current_thread().name != NOTES:  # whose steps say nothing of the deciding thread
-                self._pulse.beat()
-            self._metrics.airflow_call(airflow.name, call)
-            if call.code in {"200", "201"}:
-                self._metrics.airflow_success(airflow.name, time.time())
-
-        return Airflow(airflow, observe=observe)
+        ready = self._resync.ready
+        return ready, "the Pods are known" if ready else "the Pods were not listed yet"
 
     def _kubernetes_call(self, verb: str, code: str) -> None:
-        if threading.current_thread().name == DECIDER:
-            self._pulse.beat()
+        heartbeat = self._heartbeats.get(threading.current_thread())
+        if heartbeat is not None:
+            heartbeat.beat()
         self._metrics.kubernetes_call(verb, code)
-
-
-def _drained(waiting: queue.SimpleQueue[str]) -> Iterator[str]:
-    with suppress(queue.Empty):
-        while True:
-            yield waiting.get_nowait()
 
 
 def _exit_now(code: int) -> None:

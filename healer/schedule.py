@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from healer.clock import steady
+from healer.clock import boottime
 from healer.config import Config
-from healer.reconcile import Depth
+from healer.model import PassKind
 
 BETWEEN_PASSES = 0.5
 """Seconds between two passes at the least, so that suspects falling due one after another are taken together."""
 
 
-class Pulse:
+class Heartbeat:
     """Says whether the deciding thread still makes steps. Each request that ends is one, and so is each pass."""
 
-    def __init__(self, patience: float, clock: Callable[[], float] = steady) -> None:
+    def __init__(self, patience: float, clock: Callable[[], float] = boottime) -> None:
         """`patience` in seconds."""
         self._patience, self._clock = patience, clock
         self._last = clock()
@@ -38,14 +38,14 @@ class Schedule:
         self._interval, self._audit_interval = config.interval, config.audit_interval
         self._next_pass = self._next_audit = now
 
-    def next(self, now: float) -> Depth:
+    def next(self, now: float) -> PassKind:
         """Return the pass to make now."""
-        depth = Depth.AUDIT if now >= self._next_audit else Depth.FULL if now >= self._next_pass else Depth.DUE
-        if depth is Depth.AUDIT:
+        kind = PassKind.AUDIT if now >= self._next_audit else PassKind.FULL if now >= self._next_pass else PassKind.DUE
+        if kind is PassKind.AUDIT:
             self._next_audit = now + self._audit_interval
-        if depth is not Depth.DUE:
+        if kind is not PassKind.DUE:
             self._next_pass = now + self._interval
-        return depth
+        return kind
 
     def pause(self, now: float, event: float) -> float:
         """Return the seconds until the next pass; `event` is when a reconciler wants one."""
