@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES: Final = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 _FENCE: Final = re.compile(
     r"(?:<!-- run by: (?P<by>\S+) -->\n+)?^(?P<margin> *)```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^ *```$",
@@ -38,7 +38,7 @@ class Fence:
 
 
 def fences() -> Iterator[Fence]:
-    """Every fence of the README and of the pages, in order."""
+    """Every fence of README, CONTRIBUTING and the pages, in order."""
     for path in PAGES:
         text = path.read_text()
         for found in _FENCE.finditer(text):

@@ -13,12 +13,12 @@ import click
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
-from healer.causes import cause_table
 from healer.cli import cli
 from healer.config import AirflowConfig, Config, settings_table
-from healer.metrics import Metrics
-from healer.notices import notice_table
-from healer.rules import rule_table
+from healer.decision.rules import rule_table
+from healer.insights.causes import cause_table
+from healer.insights.notices import notice_table
+from healer.telemetry.metrics import Metrics
 
 ROOT: Final = Path(__file__).parents[2]
 ALERTS: Final = ROOT / "deploy" / "chart" / "files" / "alerts.yaml"
@@ -48,15 +48,27 @@ def _sentence(text: str) -> str:
 
 
 def options_tables() -> str:
-    """The options of every command: those that all have, then each command's own."""
-    everywhere = reduce(lambda some, more: some & more, (set(_names(command)) for command in cli.commands.values()))
-    first = next(iter(cli.commands.values()))
-    parts = ["All commands take these:", _options(first, everywhere)]
-    for name, command in cli.commands.items():
+    """The options of every command: those that all that look somewhere have, then each command's own."""
+    looking = [command for command in cli.commands.values() if not isinstance(command, click.Group)]
+    everywhere = reduce(lambda some, more: some & more, map(set, map(_names, looking)))
+    parts = [
+        "All commands but `token` take these; where a running healer is read with `--from`, only those of the log:",
+        _options(looking[0], everywhere),
+    ]
+    for name, command in leaf_commands():
         own = set(_names(command)) - everywhere
         parts += [f"### {name}", f"`kpo-healer {_usage(name, command)}`", _described(command)]
         parts += [_options(command, own)] if own else []
     return "\n\n".join(parts)
+
+
+def leaf_commands() -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, with its whole name, as `token google`."""
+    for name, command in cli.commands.items():
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {each}", inner) for each, inner in command.commands.items())
+        else:
+            yield name, command
 
 
 def _names(command: click.Command) -> Iterator[str]:
@@ -98,8 +110,7 @@ def _alert(rule: Mapping[str, Any]) -> str:
 
 
 PARTS: Final[Mapping[tuple[str, str], Callable[[], str]]] = {
-    ("README.md", "rules"): rule_table,
-    ("docs/concepts.md", "rules"): rule_table,
+    ("docs/rules.md", "rules"): rule_table,
     ("docs/configuration.md", "settings"): settings_table,
     ("docs/metrics.md", "metrics"): metrics_table,
     ("docs/cli.md", "options"): options_tables,

@@ -12,7 +12,7 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,8 +23,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from healer.airflow import Airflow, Call
 from healer.config import AirflowConfig
-from healer.labels import safe_label
+from healer.decision.labels import safe_label
 from healer.model import Labels, Pod
+from tests.lab.serving import in_a_thread
+from tests.unit.airflow_front2 import Front2
 
 RUN = "scheduled__2026-01-01T00:00:00+00:00"
 API = "/api/v2"
@@ -41,6 +43,7 @@ class Asked:
     query: tuple[tuple[str, str], ...] = ()
     body: Any = None
     token: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def is_list(self) -> bool:
@@ -110,7 +113,8 @@ class FakeAirflow:
 
     rows: its task instances. dags, runs: what exists besides these. intercept: may answer in its stead.
     clamp: rows it gives at a time. clock: what it says the time is, None for nothing.
-    named: state store and XCom by (source, task id).
+    named: state store and XCom by (source, task id). pushed: when each XCom was (Airflow 2). A version of 2.x makes it
+    speak as Airflow 2 does (`airflow_front2`); what it was asked is kept in the words of Airflow 3.
     """
 
     def __init__(self) -> None:
@@ -120,6 +124,7 @@ class FakeAirflow:
         self.runs: set[tuple[str, str]] = set()
         self.tasks: dict[str, list[str]] = {}
         self.named: dict[tuple[str, str], Any] = {}
+        self.pushed = "2026-01-01T00:00:05.000000+00:00"
         self.clamp = 10**9
         self.clock: float | None = START
         self.password = "secret-password"
@@ -213,10 +218,14 @@ class FakeAirflow:
         return self._rows(found, body["page_limit"])
 
     def _of_run(self, dag: str, run: str, asked: Asked) -> Reply:
-        task = next(value for key, value in asked.query if key == "task_id")
+        query = dict(asked.query)
         indices = {int(value) for key, value in asked.query if key == "map_index"}
-        found = [r for r in self.rows if (r["dag_id"], r["dag_run_id"], r["task_id"]) == (dag, run, task)]
-        return self._rows([r for r in found if not indices or r["map_index"] in indices], 100)
+        wanted = {"dag_id": dag, "dag_run_id": run, "task_id": query.get("task_id", "~")}
+        found = [r for r in self.rows if all(value in ("~", r[key]) for key, value in wanted.items())]
+        found = [r for r in found if (not indices or r["map_index"] in indices) and "pool" not in query]
+        start = int(query.get("offset", 0))
+        shown = found[start : start + min(int(query.get("limit", 50)), 100, self.clamp)]
+        return Reply(body={"task_instances": shown, "total_entries": len(found)})
 
     def _rows(self, found: list[dict[str, Any]], limit: int) -> Reply:
         return Reply(body={"task_instances": found[: min(limit, self.clamp)], "total_entries": len(found)})
@@ -269,11 +278,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _do(self, method: str) -> None:
         fake: FakeAirflow = self.server.fake  # type: ignore[attr-defined]
-        size = int(self.headers.get("Content-Length", 0))
-        body = json.loads(self.rfile.read(size)) if size else None
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         parts = urlsplit(self.path)
-        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
-        reply = fake.answer(Asked(method, parts.path, tuple(parse_qsl(parts.query)), body, token))
+        if fake.version.startswith("2."):
+            reply = Front2(fake).answer(method, parts.path, parts.query, raw, dict(self.headers))
+        else:
+            body = json.loads(raw) if raw else None
+            token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or self.headers.get("Cookie")
+            reply = fake.answer(
+                Asked(method, parts.path, tuple(parse_qsl(parts.query)), body, token, dict(self.headers))
+            )
         if reply.fault == "hang":
             fake.released.wait()
         if reply.fault in ("hang", "reset"):
@@ -312,28 +326,25 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(tls: SSLContext | None = None) -> Iterator[FakeAirflow]:
+def serving(tls: SSLContext | None = None, version: str = "3.3.2") -> Iterator[FakeAirflow]:
     """A fake server on a free port, stopped at the end."""
     fake = FakeAirflow()
+    fake.version = version
     server = _Server(("127.0.0.1", 0), _Handler)
     server.fake = fake  # type: ignore[attr-defined]
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     fake.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield fake
-    finally:
-        fake.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with in_a_thread(server, poll_interval=0.01):
+        try:
+            yield fake
+        finally:
+            fake.released.set()
 
 
 def config(fake: FakeAirflow, **fields: Any) -> AirflowConfig:
     """A configuration that fits the server; `fields` by their YAML keys."""
-    login = {} if {"token", "tokenFile"} & fields.keys() else {"username": "healer"}
+    login = {} if {"token", "tokenFile", "cookieFile", "exec", "clientId"} & fields.keys() else {"username": "healer"}
     if login and "passwordFile" not in fields:
         login["password"] = fake.password
     return AirflowConfig.model_validate({"name": "a", "namespaces": ["jobs"], "url": fake.url, **login, **fields})

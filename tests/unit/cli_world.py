@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import ssl
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,8 @@ import structlog
 import yaml
 
 from healer.cli import main
+from healer.telemetry.logs import AUDIT
+from tests.lab.serving import in_a_thread
 from tests.unit.cluster_server import page, raw_pod, write_kubeconfig
 
 JSON = "application/json"
@@ -59,6 +60,7 @@ class Answer:
     kind: str = JSON
     location: str | None = None
     reset: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Script = Callable[[Seen], Answer]
@@ -100,6 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(reply.status)
         self.send_header("Content-Type", reply.kind)
         self.send_header("Content-Length", str(len(body)))
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
         if reply.location:
             self.send_header("Location", reply.location)
         self.end_headers()
@@ -117,14 +121,8 @@ def serving(script: Script, *, tls: ssl.SSLContext | None = None) -> Iterator[Se
     server = Server(script)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with in_a_thread(server, poll_interval=0.02):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def answer(status: int, body: object) -> Answer:
@@ -188,6 +186,10 @@ def kubernetes(seen: Seen) -> Answer:
         return answer(201, {"status": {"userInfo": {"username": "system:serviceaccount:ops:healer"}}})
     if "/leases" in path:
         return answer(200, GIVEN_AWAY if seen.method == "GET" else written(seen.body))
+    if path.endswith(("/namespaces/a", "/namespaces/b")):
+        return answer(200, {"kind": "Namespace"})
+    if path.endswith("/pods") and "labelSelector" not in seen.path:
+        return answer(200, page(raw_pod()))
     if path.endswith("/pods"):
         return answer(200, page(raw_pod()) if "/namespaces/a/" in path else page())
     if path.endswith("/pods/p"):
@@ -271,9 +273,12 @@ def undisturbed_logging() -> Iterator[None]:
     """Undo what a command does to this process's logging."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in AUDIT}
     try:
         yield
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
+        for name, before in levels.items():
+            logging.getLogger(name).setLevel(before)
         structlog.reset_defaults()

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 SLOW_MACHINES = [HealthCheck.too_slow]
@@ -27,3 +30,13 @@ settings.register_profile(
     "deep", deadline=None, max_examples=5_000, print_blob=True, suppress_health_check=SLOW_MACHINES
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture(autouse=True)
+def _kopf_is_heard_again() -> Iterator[None]:
+    """A watch that starts keeps kopf quiet for the whole process, the tests after it included."""
+    loggers = [logging.getLogger(name) for name in ("kopf", "kopf.objects")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)

@@ -14,20 +14,21 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from healer.decision.rules import RuleOptions
 from healer.model import (
     Absent,
     Ambiguous,
     Answer,
     Container,
-    Identity,
+    DagDeleted,
     Known,
     Labels,
+    NamedPods,
     Pod,
     RunDeleted,
     TaskInstance,
     Unknown,
 )
-from healer.rules import Terms
 
 DAG_ID, TASK_ID, RUN_ID = "etl", "load", "scheduled__2026-01-01T00:00:00+00:00"
 RUN_LABEL = "scheduled__2026-01-01T0000000000-b36726f5d"
@@ -71,16 +72,16 @@ def ended(state: str = "success", try_number: int | None = 1, **changes: Any) ->
     return a_task(state, try_number, **{"end_date": END, **changes})
 
 
-NO_SOURCE = Identity()
+NO_SOURCE = NamedPods()
 """Airflow was asked and has no Pod to name."""
 
 
-def naming(*pods: Pod) -> Identity:
+def naming(*pods: Pod) -> NamedPods:
     """Return the identity by which Airflow names these Pods."""
-    return Identity(frozenset((pod.namespace, pod.name) for pod in pods))
+    return NamedPods(frozenset((pod.namespace, pod.name) for pod in pods))
 
 
-def known(task: TaskInstance, identity: Identity | None = None, *siblings: Pod) -> Known:
+def known(task: TaskInstance, identity: NamedPods | None = None, *siblings: Pod) -> Known:
     """Return the answer that holds this row."""
     return Known(0.0, task, identity, siblings)
 
@@ -121,6 +122,7 @@ _POD: dict[str, tuple[Any, ...]] = {
     "terminating": (True,),
     "protected": (True,),
     "owned": (True,),
+    "selected": (False,),
     "checked": (True, False),
     "restart_never": (False,),
 }
@@ -139,14 +141,15 @@ _TASK: dict[str, tuple[Any, ...]] = {
 }
 _NAMES = (("airflow", "load-1"), (None, "load-1"), ("airflow", "load-2"), (None, "load-2"), ("airflow", "load-gone"))
 _IDENTITIES = (
-    *(None, NO_SOURCE, Identity(failed="XCom: 500"), Identity(frozenset(_NAMES[2:3]), "state store: timeout")),
-    *(Identity(frozenset({one})) for one in _NAMES),
-    *(Identity(frozenset({_NAMES[0], other})) for other in _NAMES[2:]),
+    *(None, NO_SOURCE, NamedPods(failed="XCom: 500"), NamedPods(frozenset(_NAMES[2:3]), "state store: timeout")),
+    *(NamedPods(frozenset({one})) for one in _NAMES),
+    *(NamedPods(frozenset({_NAMES[0], other})) for other in _NAMES[2:]),
 )
 _OTHER_ANSWERS = (
     *(Unknown(0.0, "timeout"), Absent(0.0, "no such DAG"), Ambiguous(0.0, "two runs")),
     *(RunDeleted(0.0, DAG_ID, run_id) for run_id in (RUN_ID, RUN_LABEL, "manual-1")),
     RunDeleted(0.0, "manual-1", RUN_ID),
+    *(DagDeleted(0.0, dag_id) for dag_id in (DAG_ID, "manual-1")),
 )
 
 Change = tuple[str, str, Any]
@@ -195,25 +198,26 @@ def _changed_answer(answer: Known, change: Change) -> Known:
 
 STARTS: tuple[tuple[Pod, Answer], ...] = (
     (a_pod(), known(ended(), NO_SOURCE)),
-    (a_done_pod(), known(ended("failed"))),
+    (a_done_pod(), known(ended("failed"), naming(a_pod()))),
     (a_pod(), known(a_task("running"))),
     (a_pod(), known(a_task("running", 2), naming(a_sibling()), a_sibling())),
     (a_pod(), known(a_task("deferred", 2), naming(a_pod()), a_sibling())),
     (a_pod(), known(a_task("up_for_retry"), NO_SOURCE)),
     (a_done_pod(checked=True), known(a_task("queued", 2))),
     (a_pod(), RunDeleted(0.0, DAG_ID, RUN_ID)),
+    (a_done_pod(checked=True), DagDeleted(0.0, DAG_ID)),
     (a_pod(map_index="5"), known(ended(map_index=5), NO_SOURCE)),
 )
 """Ordinary cases. From these, a few changes lead everywhere."""
 
 
-def judged(states: Sequence[Any] = ()) -> st.SearchStrategy[tuple[Pod, Answer, Terms]]:
+def judged(states: Sequence[Any] = ()) -> st.SearchStrategy[tuple[Pod, Answer, RuleOptions]]:
     """Draw what `judge` is called with: an ordinary case, and up to eight changes to it. `states`: only these."""
-    terms = st.sampled_from((Terms(), Terms(grace=0.0), Terms(frozenset({"CustomJobOperator"}))))
+    terms = st.sampled_from((RuleOptions(), RuleOptions(grace=0.0), RuleOptions(frozenset({"CustomJobOperator"}))))
     change = st.sampled_from(CHANGES).flatmap(st.sampled_from)
     state = st.sampled_from([("task", "state", state) for state in states]) if states else st.none()
 
-    def apply(start: tuple[Pod, Answer], changes: list[Change], last: Change | None, terms: Terms) -> Any:
+    def apply(start: tuple[Pod, Answer], changes: list[Change], last: Change | None, terms: RuleOptions) -> Any:
         for one in [*changes, last] if last else changes:
             start = changed(*start, one)
         return *start, terms

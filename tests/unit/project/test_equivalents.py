@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LISTED = tomllib.loads((ROOT / "tests" / "mutation" / "equivalent.toml").read_text())["mutant"]
 
 
@@ -20,7 +20,7 @@ def joined(source: str) -> str:
 
 @pytest.mark.parametrize("one", LISTED, ids=lambda one: f"{one['module']}: {one['after'][:40]}")
 def test_what_a_mutant_changes_stands_in_its_module(one: dict[str, str]) -> None:
-    source = joined((ROOT / "healer" / f"{one['module']}.py").read_text())
+    source = joined((ROOT / "healer" / "decision" / f"{one['module']}.py").read_text())
     assert one["before"] in source, "the code has changed: is the mutant still one, and does it still change nothing?"
     assert one["before"] != one["after"]
     assert len(one["why"].split()) >= 5, "say why nobody could see it"

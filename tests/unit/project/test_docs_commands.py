@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
+from mkdocs.utils.yaml import yaml_load
 
 from tests.docs.fences import PAGES, ROOT, fences, shown
 
@@ -28,8 +28,8 @@ def test_a_test_that_is_named_instead_exists() -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    named = list(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
-    docs = sorted(path.name for path in PAGES if path.parent != ROOT)
+    named = list(pages(yaml_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    docs = sorted(str(path.relative_to(ROOT / "docs")) for path in PAGES if path.parent != ROOT)
     assert sorted(named) == docs, "put each page of docs/ into the nav of mkdocs.yml"
 
 
