@@ -34,7 +34,7 @@ class Mutant(NamedTuple):
 
 def path_of(module: str) -> Path:
     """Return where a module of the healer stands."""
-    return _ROOT / "healer" / f"{module}.py"
+    return _ROOT / "healer" / "decision" / f"{module}.py"
 
 
 def mutants(module: str) -> Iterator[Mutant]:

@@ -27,14 +27,14 @@ FOREIGN = ("hypothesis", "msgspec", "prometheus_client", "pydantic", "structlog"
 """What healer and tests import of others: loaded once, before anything is forked."""
 
 TESTS = {
-    "rules": ("test_rules_table", "test_rules_sentences", "test_rules_questions", "test_rules_properties"),
-    "labels": ("test_labels", "test_raw_ids", "test_rules_table"),
-    "suspects": ("test_suspects", "test_reconciler"),
-    "guard": ("test_guard", "test_healing"),
+    "rules": tuple(f"decision/test_rules_{about}" for about in ("table", "sentences", "questions", "properties")),
+    "labels": ("decision/test_labels", "airflow/test_raw_ids", "decision/test_rules_table"),
+    "quarantine": ("decision/test_quarantine", "controller/test_reconciler"),
+    "limits": ("decision/test_limits", "deletion/test_healing"),
 }
 """The tests that the mutants of a module meet: its own, and those of what builds on it."""
 
-ABOUT_TESTS = "tests/unit/test_rules_properties.py::test_the_generated_cases_reach_every_reason"
+ABOUT_TESTS = "tests/unit/decision/test_rules_properties.py::test_the_generated_cases_reach_every_reason"
 """Tells something of the tests themselves, and takes as long as all others together."""
 
 OPTIONS = (
@@ -49,9 +49,9 @@ _TRIED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTE
 _BELOW = ("healer.model", "healer.config", "healer.clock")
 BENEATH = {
     "labels": _BELOW,
-    "rules": (*_BELOW, "healer.labels", "healer.cluster"),
-    "suspects": (*_BELOW, "healer.rules", "healer.airflow", "healer.cluster"),
-    "guard": (*_BELOW, "healer.rules", "healer.airflow", "healer.cluster", "healer.suspects"),
+    "rules": (*_BELOW, "healer.decision.labels", "healer.cluster"),
+    "quarantine": (*_BELOW, "healer.decision.rules", "healer.airflow", "healer.cluster"),
+    "limits": (*_BELOW, "healer.decision.rules", "healer.airflow", "healer.cluster", "healer.decision.quarantine"),
 }
 """What does not import the module, nor anything that does: imported once, before anything is forked."""
 
@@ -65,7 +65,7 @@ def try_all(module: str, mutants: Sequence[Mutant], processes: int, told: Told) 
     os.environ["HYPOTHESIS_PROFILE"] = "brief"
     for name in (*FOREIGN, *BENEATH[module]):
         importlib.import_module(name)
-    if f"healer.{module}" in sys.modules:
+    if f"healer.decision.{module}" in sys.modules:
         raise RuntimeError("a module must not be imported before it is changed: try each in a process of its own")
     real = compile(path_of(module).read_text(), str(path_of(module)), "exec", dont_inherit=True)
     grafts = {mutant: graft(real, mutant) for mutant in mutants}
@@ -128,7 +128,7 @@ class _Finder(MetaPathFinder):
     """Finds one module of the healer as the code given."""
 
     def __init__(self, module: str, code: CodeType) -> None:
-        self._name, self._code = f"healer.{module}", code
+        self._name, self._code = f"healer.decision.{module}", code
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

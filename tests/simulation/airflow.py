@@ -87,12 +87,25 @@ class Setup:
     dag: str = "etl"
     run: str = RUN_ID
     task: str = ""
+    namesake_of: int | None = None
+    """The task instance of ours whose ids this one of another Airflow has; None for one of ours."""
 
 
 class Snapshot:
     """What Airflow's database said of a task instance from a moment on."""
 
-    __slots__ = ("dag_exists", "fields", "held", "row", "run_exists", "stored", "time", "xcom")
+    __slots__ = (
+        "dag_exists",
+        "fields",
+        "held",
+        "max_tries",
+        "pushed",
+        "row",
+        "run_exists",
+        "stored",
+        "time",
+        "xcom",
+    )
 
     def __init__(self, time: float, task: Task, fields: Fields) -> None:
         """`fields` tells whether two are the same."""
@@ -100,6 +113,7 @@ class Snapshot:
         self.row = task.row()
         self.held = task.held_as()
         self.stored, self.xcom = task.stored, task.xcom
+        self.pushed, self.max_tries = task.pushed, task.retries
         self.run_exists, self.dag_exists = task.run_exists, task.dag_exists
 
     def says(self, fields: Fields) -> bool:
@@ -135,6 +149,12 @@ class Task:
     """Ids under which it lost what named its Pod, though it may have ended before: it was removed then."""
     idents: int = 1
     starting_until: float = -math.inf
+    two: bool = False
+    """Whether it is one of Airflow 2, where a row has no id and the XComs of a try outlive its end by some seconds."""
+    idle: bool = False
+    """Whether it was cleared after its end, and no try has begun since."""
+    pushed: float | None = None
+    """When the XCom was pushed, by Airflow's clock."""
 
     def __post_init__(self) -> None:
         """Compute the labels once: they are asked for again and again."""
@@ -159,7 +179,17 @@ class Task:
     @property
     def task_id(self) -> str:
         """Two mapped task instances share one task."""
-        return self.setup.task or f"task-{self.index // 2 if self.setup.map_index >= 0 else self.index}"
+        return self.setup.task or f"task-{self.place // 2 if self.setup.map_index >= 0 else self.place}"
+
+    @property
+    def place(self) -> int:
+        """Its number among the task instances of its own Airflow."""
+        return self.index if self.setup.namesake_of is None else self.setup.namesake_of
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is of the Airflow that the healer looks after."""
+        return self.setup.namesake_of is None
 
     @property
     def ended(self) -> bool:
@@ -181,7 +211,7 @@ class Task:
             self.run_id,
             self.task_id,
             setup.map_index,
-            f"id-{self.index}-{self.ident}",
+            None if self.two else f"id-{self.index}-{self.ident}",
             self.state if self.state != "" else UNSET,
             self.number,
             setup.operator,
@@ -201,6 +231,8 @@ class Task:
             self.end,
             self.stored,
             self.xcom,
+            self.pushed,
+            self.retries if self.two else None,
             self.run_exists,
             self.dag_exists,
             self.row_exists,
@@ -223,7 +255,9 @@ class Task:
     def restore(self, clock: float) -> None:
         """Take back all that the database holds; whoever was at work then is not heard of any more."""
         then = self.at(clock)
-        self.state, self.number, self.ident, self.start, self.end, self.stored, self.xcom, *exists = then.fields
+        self.state, self.number, self.ident, self.start, self.end, self.stored, self.xcom, *others = then.fields
+        self.pushed, retries, *exists = others
+        self.retries = self.retries if retries is None else retries
         self.starting_until = -math.inf
         self.run_exists, self.dag_exists, self.row_exists = exists
         self.revived.add(self.ident)
@@ -232,6 +266,17 @@ class Task:
             self.holder = Worker(self.number, stage, pod, row=self.ident)
         elif self.state == "running":
             self.holder = Worker(self.number, lost=True)
+
+    @property
+    def named_by_xcom(self) -> str | None:
+        """The Pod that the XCom names; in Airflow 2 that of the try before counts for nothing once a try runs."""
+        old = self.two and self.state in {"running", "deferred"}
+        return None if old and (self.pushed is None or self.pushed < (self.start or 0.0)) else self.xcom
+
+    def begin_try(self) -> None:
+        """Remove the XComs of the try before: Airflow 2 does that some seconds later, in the runner."""
+        if not self.two:
+            self.xcom = None
 
     def move(self, state: str | None, clock: float, *, anew: bool = False) -> None:
         """Go to a state. `anew`: the row gets another id, as at each retry and clear."""
@@ -244,9 +289,11 @@ class Task:
         if state in {"success", "failed", "upstream_failed"}:
             self.end = clock
         elif state == "running":
-            self.start, self.end = clock, None
-        elif state != "removed" and state not in ENDED:  # a removed row keeps the end that it had
-            self.end = None if state != "up_for_retry" else clock
+            self.start, self.end, self.idle = clock, None, False
+        elif state == "up_for_retry":
+            self.end = clock
+        elif state != "removed" and state not in ENDED and not self.two:  # a removed row keeps the end that it had
+            self.end = None  # in Airflow 2 any row does, until it runs again
 
 
 class Kpo:
@@ -286,6 +333,8 @@ class Kpo:
         """
         if worker.stage == "asked":
             return self.create(task, worker)
+        if task.two:
+            task.xcom = None
         found = self.candidates(task)
         if len(found) > 1:
             worker.failing, worker.stage = True, "ending"
@@ -318,7 +367,7 @@ class Kpo:
             return "can't create a Pod: the name is taken"
         containers = (Container(setup.base), *((Container("sidecar"),) if setup.sidecar else ()))
         pod = Pod(setup.namespace, name, "", "", None, "Pending", task.labels(worker.number), containers)
-        worker.pod = self._server.create(_dressed(pod, task), task.index).uid
+        worker.pod = self._server.create(_dressed(pod, task), task.place, maker=task.index).uid
         self.count("created")
         return f"creates {name}"
 
@@ -402,5 +451,5 @@ def _same(one: Labels, other: Labels) -> bool:
 
 
 def _dressed(pod: Pod, task: Task) -> Pod:
-    owned = task.setup.operator == "KubernetesJobOperator" and task.index % 2 == 0
-    return replace(pod, owned=owned, restart_never=not task.setup.restarts, stamp=task.setup.stamp)
+    owned = task.setup.operator == "KubernetesJobOperator" and task.place % 2 == 0
+    return replace(pod, owned=owned, restart_never=not task.setup.restarts, owner_label=task.setup.stamp)

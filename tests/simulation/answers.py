@@ -4,16 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from healer.model import Absent, Ambiguous, Answer, Identity, Known, Pod, RunDeleted, TaskInstance, Unknown
-from healer.rules import needs_identity
+from healer.decision.rules import may_prove_itself, needs_identity
+from healer.model import (
+    Absent,
+    Ambiguous,
+    Answer,
+    DagDeleted,
+    Known,
+    NamedPods,
+    Pod,
+    RunDeleted,
+    TaskInstance,
+    Unknown,
+)
 from tests.simulation.airflow import ENDED, Snapshot, Task, label_value
 from tests.simulation.cluster import Server, Time
+
+REFUSALS = ("login ended", "forbidden", "gate")
+"""What an account may meet in mid-run, to whatever it asks: its login has ended, its rights or a gate in front."""
+
+DOWN = frozenset({"down", *REFUSALS})
+UNANSWERED = DOWN | {"identity-fails"}
 
 WATERMARK = 600.0
 """Seconds by which the pass query looks back."""
@@ -21,11 +38,18 @@ WATERMARK = 600.0
 
 @dataclass
 class AirflowFaults:
-    """What is wrong with Airflow right now. `lag` and `latency` in seconds."""
+    """What is wrong with Airflow right now. `lag` and `latency` in seconds.
+
+    `hidden`: sources of the identity that may never be read. What stays wrong in the end too: `poisoned` are the task
+    instances whose rows spoil each answer that has them, `refusal` is what a database says to an id with a NUL.
+    """
 
     mode: str = ""
     lag: float = 0.0
     latency: float = 0.05
+    hidden: frozenset[str] = frozenset()
+    poisoned: set[int] = field(default_factory=set)
+    refusal: int = 500
 
 
 @dataclass(slots=True)
@@ -91,24 +115,29 @@ class AirflowSeam(Seam):
 
     def __init__(self, *world: Any) -> None:
         super().__init__(*world)
+        self.set_aside = 0
         self._resolved: set[str] = set()
-        self._kept: dict[str, tuple[str | None, bool, Identity]] = {}
+        self._kept: dict[str, tuple[TaskInstance, NamedPods]] = {}
         self._asked_lately = -1.0
         self._by_labels = {(label_value(task.task_id), task.setup.map_index): task for task in reversed(self.tasks)}
 
+    def troubles(self) -> dict[str, str]:
+        """None: what is spoilt is not set aside here."""
+        return {}
+
     def start_audit(self) -> None:
         """Forget identities that may have changed, as the client does."""
-        self._kept = {uid: kept for uid, kept in self._kept.items() if kept[1]}
+        self._kept = {uid: kept for uid, kept in self._kept.items() if kept[0].state in ENDED}
 
     def forget(self, uids: Iterable[str]) -> None:
         for uid in uids:
             self._resolved.discard(uid)
             self._kept.pop(uid, None)
 
-    def look(self, pods: Sequence[Pod]) -> dict[str, Answer]:
+    def get_all(self, pods: Sequence[Pod]) -> dict[str, Answer]:
         return self._ask(pods, fresh=False)
 
-    def ask_each(self, pods: Sequence[Pod]) -> dict[str, Answer]:
+    def get_each(self, pods: Sequence[Pod]) -> dict[str, Answer]:
         lag = self.faults.lag
         shift = self.server.clock() - self.clock()
         answers = self._ask(pods, fresh=True)
@@ -118,7 +147,7 @@ class AirflowSeam(Seam):
         self.hook("answered", pods)
         return answers
 
-    def ended_lately(self, pods: Sequence[Pod]) -> dict[str, Answer]:
+    def list_recently_ended(self, pods: Sequence[Pod]) -> dict[str, Answer]:
         known = [pod for pod in pods if pod.uid in self._resolved]
         since, self._asked_lately = self._asked_lately, self.server.clock()
         answers = self._ask(known, fresh=False) if known else {}
@@ -133,23 +162,23 @@ class AirflowSeam(Seam):
         end = answer.task.end_date
         return since < 0 or (end is not None and end >= since - WATERMARK)
 
-    def current(self, cases: Sequence[tuple[Pod, TaskInstance]]) -> dict[str, Identity]:
+    def get_current_pods(self, cases: Sequence[tuple[Pod, TaskInstance]]) -> dict[str, NamedPods]:
         """Return which Pod the latest try itself has named: the XCom alone tells."""
         return {pod.uid: self._current(pod) for pod, _ in cases}
 
-    def _current(self, pod: Pod) -> Identity:
+    def _current(self, pod: Pod) -> NamedPods:
         task = self._task_of(pod)
-        if self.faults.mode in {"down", "identity-fails"}:
-            return Identity(failed="no answer")
-        xcom = self._then(task).xcom if task else None
-        return Identity(frozenset({(task.setup.namespace, xcom)})) if task and xcom else Identity()
+        if self.faults.mode in UNANSWERED:
+            return NamedPods(failed="no answer")
+        xcom = self._then(task).xcom if task and "xcom" not in self.faults.hidden else None
+        return NamedPods(frozenset({(task.setup.namespace, xcom)})) if task and xcom else NamedPods()
 
     # --- one question -------------------------------------------------------------------------------------------------
 
     def _ask(self, pods: Sequence[Pod], *, fresh: bool) -> dict[str, Answer]:
         sent, faults = self.clock(), self.faults
         self.seen[faults.mode or "clear"] += 1
-        if faults.mode == "down":
+        if faults.mode in DOWN:
             self.forward(faults.latency)
             return {pod.uid: Unknown(sent, "Airflow is down") for pod in pods}
         self.forward(faults.latency / 3)
@@ -199,17 +228,19 @@ class AirflowSeam(Seam):
         mode = self.faults.mode
         if task is None:
             return Unknown(sent, "no task of these labels")
+        if task.index in self.faults.poisoned:
+            return Unknown(sent, "this row spoils the answer")
         if (mode == "partial" and task.index % 2 == 0) or mode == "contradiction":
             return Unknown(sent, "fewer rows than there are, or two that contradict each other")
         if mode == "ambiguous" or self._has_twin(task):
             return Ambiguous(sent, "two runs have this label")
         if mode == "unreadable DAG":
-            return Absent(sent, "Airflow has no such DAG")
+            return Unknown(sent, "Airflow answers 403")
         return self._known(task, self._then(task), sent)
 
     def _known(self, task: Task, then: Snapshot, sent: float) -> Answer:
         if not then.dag_exists:
-            return Absent(sent, "no such DAG")
+            return DagDeleted(sent, task.dag_id)
         if not then.run_exists:
             return RunDeleted(sent, task.dag_id, task.run_id)
         if then.row is None:
@@ -236,26 +267,41 @@ class AirflowSeam(Seam):
 
     def _identified(self, pod: Pod, answer: Answer, sent: float, *, fresh: bool) -> Answer:
         other = self.faults.mode == "other-row"  # the client never asks more about a row that it did not ask for
-        if other or not isinstance(answer, Known) or not needs_identity(pod, answer.task):
+        if other or not isinstance(answer, Known):
+            return answer
+        refuted = pod.namespace in getattr(self, "refuted", ())
+        if not needs_identity(pod, answer.task) and not may_prove_itself(pod, answer.task, refuted=refuted):
             return answer
         kept = self._kept.get(pod.uid)
-        ended = answer.task.state in ENDED
-        if not fresh and kept is not None and kept[:2] == (answer.task.id, ended):
-            return replace(answer, identity=kept[2])
+        if kept is not None and (_is_own(pod, answer.task, *kept) if fresh else _is_same(answer.task, kept[0])):
+            self.seen["identity remembered at a confirmation"] += fresh
+            return replace(answer, identity=kept[1])
         identity = self._identity(pod)
         self._kept.pop(pod.uid, None)
         if identity.failed is None:
-            self._kept[pod.uid] = answer.task.id, ended, identity
+            self._kept[pod.uid] = answer.task, identity
         return replace(answer, identity=identity)
 
-    def _identity(self, pod: Pod) -> Identity:
-        if self.faults.mode == "identity-fails":
+    def _identity(self, pod: Pod) -> NamedPods:
+        if self.faults.mode in UNANSWERED:  # it may have begun since the row was read
             self.seen["identity failed"] += 1
-            return Identity(failed="the state store answers 500")
+            return NamedPods(failed="the state store answers 500")
         task = self._task_of(pod)
         if task is None:
-            return Identity()
+            return NamedPods()
         then = self._then(task)
-        named = {(task.setup.namespace, name) for name in (then.stored, then.xcom) if name is not None}
+        sources, hidden = {"store": then.stored, "xcom": then.xcom}, self.faults.hidden
+        named = {(task.setup.namespace, name) for what, name in sources.items() if name and what not in hidden}
         self.seen[f"identity names {len(named)}"] += 1
-        return Identity(frozenset(named))
+        return NamedPods(frozenset(named))
+
+
+def _is_same(task: TaskInstance, before: TaskInstance) -> bool:
+    return (task.id, task.state in ENDED) == (before.id, before.state in ENDED)
+
+
+def _is_own(pod: Pod, task: TaskInstance, before: TaskInstance, named: NamedPods) -> bool:
+    """Whether this is the end of a try that was heard to have used this very Pod: that stays true."""
+    same = (task.id, task.try_number, task.state) == (before.id, before.try_number, before.state)
+    once = task.end_date is not None and task.end_date == before.end_date
+    return same and once and task.state in ENDED and named.names_with_namespace(pod)

@@ -13,10 +13,12 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from healer.cluster import Busy, Listing, Outcome, Proof, Refused, Right, Unreachable
-from healer.cluster.deletes import Deleter
-from healer.cluster.transport import Reply, Request
-from healer.model import Pod
+from healer.cluster import Listing
+from healer.cluster.transport import KubeReply, KubeRequest
+from healer.deletion.pod_deleter import Evidence, PodDeleter
+from healer.errors import AccessDeniedError, ServerBusyError, UnreachableError
+from healer.leader_election import LeadershipCheck
+from healer.model import DeleteResult, Pod
 from tests.simulation.cluster import Server, Time
 
 TIMEOUT = 5.0
@@ -33,24 +35,24 @@ class Link:
     def reach(self, timeout: float = TIMEOUT) -> None:
         """Get through to the server, or raise Unreachable: at once where it refuses, late where it is silent."""
         if self.fault == "refused":
-            raise Unreachable("connection refused")
+            raise UnreachableError("connection refused")
         if self.fault == "silent":
             self.sleep(timeout)
-            raise Unreachable("no answer in time")
+            raise UnreachableError("no answer in time")
 
 
 class Watchdog(Protocol):
     """Who looks at each DELETE."""
 
-    def checked(self, pod: Pod, proof: Proof) -> None:
+    def checked(self, pod: Pod, proof: Evidence) -> None:
         """The last check is passed: nothing has left yet."""
 
     not_before: float
 
-    def leaves(self, pod: Pod, proof: Proof, request: Request) -> None:
+    def leaves(self, pod: Pod, proof: Evidence, request: KubeRequest) -> None:
         """The request leaves."""
 
-    def arrives(self, pod: Pod, there: Pod, proof: Proof) -> None:
+    def arrives(self, pod: Pod, there: Pod, proof: Evidence) -> None:
         """The request takes effect on this Pod."""
 
 
@@ -58,9 +60,9 @@ class Flight(Struct, frozen=True):
     """A DELETE that arrives although nobody waits for its answer any more."""
 
     at: float
-    request: Request
+    request: KubeRequest
     pod: Pod
-    proof: Proof
+    proof: Evidence
 
 
 class Api:
@@ -69,7 +71,7 @@ class Api:
     def __init__(self, link: Link, clock: Time, freshness: float, watchdog: Watchdog) -> None:
         self._link, self._server = link, link.server
         self.wire = Wire(link, watchdog)
-        self._deleter = Deleter(self.wire, freshness=freshness, clock=clock)  # type: ignore[arg-type]
+        self._deleter = PodDeleter(self.wire, freshness=freshness, clock=clock)  # type: ignore[arg-type]
 
     def now(self) -> float | None:
         """The Date header counts whole seconds."""
@@ -79,8 +81,16 @@ class Api:
         self._link.reach()
         why = self._server.faults.unlisted.get(namespace)
         if why is not None:
-            raise Refused(f"may not list {namespace}") if why == "403" else Busy("the API server answers 500")
-        pods = [pod for pod in self._server.pods.values() if pod.namespace == namespace and pod.selected]
+            raise (
+                AccessDeniedError(f"may not list {namespace}")
+                if why == "403"
+                else ServerBusyError("the API server answers 500")
+            )
+        pods = [
+            pod
+            for pod in self._server.pods.values()
+            if pod.namespace == namespace and (pod.selected or self._server.faults.unfiltered)
+        ]
         listing = Listing(pods, str(self._server.version))
         self._link.sleep(0.03)  # what changes meanwhile is hinted, and not in the list
         return listing
@@ -88,12 +98,12 @@ class Api:
     def get_pod(self, namespace: str, name: str) -> Pod | None:
         self._link.reach()
         if self._server.faults.unread:
-            raise Unreachable("no answer")
+            raise UnreachableError("no answer")
         return self._server.of_name(namespace, name)
 
-    def delete_pod(self, pod: Pod, proof: Proof, right: Right) -> Outcome:
+    def delete_pod(self, pod: Pod, proof: Evidence, right: LeadershipCheck) -> DeleteResult:
         self.wire.proof, self.wire.pod = proof, pod
-        return self._deleter.delete(pod, proof, right)
+        return self._deleter.delete_pod(pod, proof, right)
 
 
 class Wire:
@@ -101,20 +111,20 @@ class Wire:
 
     def __init__(self, link: Link, watchdog: Watchdog) -> None:
         self._link, self._server, self.watchdog = link, link.server, watchdog
-        self.proof: Proof | None = None
+        self.proof: Evidence | None = None
         self.pod: Pod | None = None
         self.outcomes: Counter[str] = Counter()
         self.under_way: Flight | None = None
         self.late: list[Flight] = []
 
-    def send(self, request: Request, *, last_check: Callable[[], None] = lambda: None) -> Reply:
+    def send(self, request: KubeRequest, *, last_check: Callable[[], None] = lambda: None) -> KubeReply:
         """Send a DELETE as the real transport does: the last check, then the wire, then the server."""
         pod, proof = self.pod, self.proof
         assert pod is not None
         assert proof is not None
         if self._link.fault == "refused":
             self.outcomes["refused"] += 1
-            raise Unreachable("connection refused")
+            raise UnreachableError("connection refused")
         if self._server.faults.delete == "slow to connect":
             self.outcomes["slow to connect"] += 1
             self._link.sleep(3.0)
@@ -126,30 +136,30 @@ class Wire:
         self.under_way = None
         return self._outcome(request, pod, proof)
 
-    def _outcome(self, request: Request, pod: Pod, proof: Proof) -> Reply:
+    def _outcome(self, request: KubeRequest, pod: Pod, proof: Evidence) -> KubeReply:
         fault = self._server.faults.delete or self._link.fault
         if fault in _REFUSALS:
             self.outcomes[fault] += 1
             pause = 20.0 if fault == "throttled" else None
             self.watchdog.not_before = self._server.clock() + (pause or 0.0)
-            return Reply(_REFUSALS[fault], b"{}", pause)
+            return KubeReply(_REFUSALS[fault], b"{}", pause)
         if fault in {"refused", "silent"}:
             self.outcomes[fault] += 1
             self._link.sleep(TIMEOUT if fault == "silent" else 0.0)
-            raise Unreachable("no answer")
+            raise UnreachableError("no answer")
         if fault == "late":
             self.outcomes[fault] += 1
             self.late.append(Flight(self._server.clock() + 9.0, request, pod, proof))
             self._server.touch()
             self._link.sleep(TIMEOUT)
-            raise Unreachable("no answer in time")
+            raise UnreachableError("no answer in time")
         reply = self.arrive(request, pod, proof)
         if fault == "lost":
             self.outcomes["lost"] += 1
-            raise Unreachable("the answer was lost")
+            raise UnreachableError("the answer was lost")
         return reply
 
-    def arrive(self, request: Request, pod: Pod, proof: Proof) -> Reply:
+    def arrive(self, request: KubeRequest, pod: Pod, proof: Evidence) -> KubeReply:
         """Let the server do what it is told."""
         *_, namespace, _, name = request.path
         there = self._server.of_name(namespace, name)
@@ -177,9 +187,9 @@ class Wire:
             self.late.append(self.under_way)
         self.under_way = None
 
-    def _answer(self, status: int) -> Reply:
+    def _answer(self, status: int) -> KubeReply:
         self.outcomes[str(status)] += 1
-        return Reply(status, json.dumps({"message": "simulated"}).encode())
+        return KubeReply(status, json.dumps({"message": "simulated"}).encode())
 
 
 _REFUSALS = {"error": 500, "denied": 403, "throttled": 429}

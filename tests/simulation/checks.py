@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from healer.cluster import Proof
-from healer.cluster.transport import Request
+from healer.cluster.transport import KubeRequest
+from healer.decision.rules import DEFAULT_BASE
+from healer.deletion.pod_deleter import Evidence
 from healer.model import Pod, Reason
-from healer.rules import DEFAULT_BASE
 from tests.simulation.airflow import Task
 from tests.simulation.verdict import ended_for_good, succeeded
 
@@ -26,19 +26,24 @@ PAST_CHECK = 1
 """DELETEs that a leader which was stopped after its last check may still send."""
 
 
+UNPROVEN = frozenset({Reason.ORPHANED, Reason.FINISHED})
+"""Reasons that rest on ids alone where Airflow does not name the very Pod."""
+
+
 class Left(NamedTuple):
     """A DELETE that left, and what its healer knew then.
 
-    When its last check was passed, since when that healer decides, how often it looked at the Pod, Airflow's lag, and
-    the API server's latest time.
+    When its last check was passed, since when that healer decides, how often it looked at the Pod, Airflow's lag, the
+    API server's latest time, and whether it had found another Airflow's Pod in that namespace.
     """
 
-    proof: Proof
+    proof: Evidence
     checked: float
     began: float
     looks: int
     lag: float
     server_time: float
+    foreign: bool
 
 
 class Violation(Exception):  # noqa: N818 - it is what the checks find, no error of the program
@@ -68,9 +73,9 @@ class Checks:
         # Until Airflow was asked about it, a Pod whose base container has another name works while its phase says so.
         counted = [pod for pod in there if pod in active or self._may_count(pod)]
         self._active, self._struck = len(counted), 0
-        condemned = sum(self._is_condemned(pod) for pod in active)
+        pending_deletion = sum(self._is_condemned(pod) for pod in active)
         wanted = world.wanted
-        tripped = condemned >= wanted.min_count and condemned > wanted.max_share * len(counted)
+        tripped = pending_deletion >= wanted.min_count and pending_deletion > wanted.max_share * len(counted)
         if tripped is not self._tripped:
             self._tripped, self._struck_while = tripped, []
 
@@ -83,11 +88,12 @@ class Checks:
         return seen and there == pod and self._world.verdict.expected(pod) is not None
 
     def _task(self, pod: Pod) -> Task:
+        """Return its task instance of ours (of a forged Pod, which has none, any)."""
         return self._world.tasks[self._world.server.facts[pod.uid].task or 0]
 
     # --- the leadership -----------------------------------------------------------------------------------------------
 
-    def checked(self, pod: Pod, proof: Proof) -> None:
+    def checked(self, pod: Pod, proof: Evidence) -> None:
         """The last check before a DELETE is passed: this replica leads, and nobody else does."""
         self._checked = self._world.time
         self._overtaken = 0  # it leads again: what it sent late before belongs to a leadership that is over
@@ -96,7 +102,7 @@ class Checks:
         self._world.check_one_leader()
         self._world.hook("checked", [pod])
 
-    def leaves(self, pod: Pod, proof: Proof, request: Request) -> None:
+    def leaves(self, pod: Pod, proof: Evidence, request: KubeRequest) -> None:
         """The request leaves; after the check at most one may, however long its sender was stopped there."""
         waited = self._world.time - self._checked
         conditions = (request.body or {}).get("preconditions", {})
@@ -110,7 +116,7 @@ class Checks:
         self._leaves(pod, proof, waited)
         self._world.hook("sent", [pod])
 
-    def _leaves(self, pod: Pod, proof: Proof, waited: float) -> None:
+    def _leaves(self, pod: Pod, proof: Evidence, waited: float) -> None:
         """Check that this DELETE may be sent at all: once per confirmation, in enforce mode, within the rate."""
         world, wanted = self._world, self._world.wanted
         note, sent = self._replica.note(pod.uid), self._replica.to_model(proof.sent)
@@ -120,7 +126,13 @@ class Checks:
         self.check(world.time - waited - (note.asked or 0.0) <= FRESHNESS, pod, "the evidence is too old")
         note.asked = None
         self._left[id(proof)] = Left(
-            proof, world.time - waited, self._replica.began, note.looks, note.lag, world.server.latest
+            proof,
+            world.time - waited,
+            self._replica.began,
+            note.looks,
+            note.lag,
+            world.server.latest,
+            pod.namespace in self._replica.foreign,
         )
         world.say(f"[{pod.uid}] {pod.name}", f"gets a DELETE as {proof.finding.reason.value}{self._replica.signed}")
         self._sends.append(world.time)
@@ -132,7 +144,7 @@ class Checks:
 
     # --- the effect ---------------------------------------------------------------------------------------------------
 
-    def arrives(self, pod: Pod, there: Pod, proof: Proof) -> None:
+    def arrives(self, pod: Pod, there: Pod, proof: Evidence) -> None:
         """Judge a DELETE at the moment at which it takes effect."""
         world = self._world
         world.refresh()
@@ -146,6 +158,8 @@ class Checks:
         lag = left.lag
         if why is not None:
             self._excuse(there, facts, sent, lag, why)
+        elif self._is_shared(there, facts, left):
+            world.tally.counts["namesake"] += 1
         elif facts.free_since >= sent - lag:  # in use for a moment, after Airflow was asked
             world.tally.windows += 1
         else:
@@ -163,15 +177,31 @@ class Checks:
         else:
             self.check(False, pod, f"deleted although {why}, since {self._world.time - since:.1f} s")
 
+    def _is_shared(self, pod: Pod, facts: Facts, left: Left) -> bool:
+        """Whether another Airflow with the same ids uses it. Where one was seen, only what is proven ours may go."""
+        reason = left.proof.finding.reason
+        shared = facts.shared_since is not None
+        proven = facts.proven_until >= self._replica.to_model(left.proof.sent) - left.lag
+        if left.foreign and (shared or reason in UNPROVEN) and not proven:
+            why = "a Pod of another Airflow was found in its namespace, and nothing says that this one is ours"
+            self.check(False, pod, f"deleted as {reason.value} although {why}")
+        return shared
+
     def _check_patience(self, pod: Pod, facts: Facts, left: Left) -> None:
         world, wanted, reason = self._world, self._world.wanted, left.proof.finding.reason
-        absent = reason in {Reason.TASK_REMOVED, Reason.RUN_DELETED}
+        absent = reason in {Reason.TASK_REMOVED, Reason.RUN_DELETED, Reason.PURGED}
         grace = wanted.absent_grace if absent else wanted.grace
         task = self._task(pod)
         revived = task.ident in task.revived
         since = max(facts.free_since, left.began)
-        if reason is Reason.RUN_DELETED:  # a run that was there again for a while has no id to tell
+        unnamed = reason in {Reason.RUN_DELETED, Reason.PURGED}
+        if unnamed:  # a run that was there again for a while has no id to tell
             since = max(facts.vanished_first, left.began)
+        elif task.idle and task.end is not None and world.time - since < grace:
+            # Cleared and ended again while nobody looked: the row is what it was, as no try has begun that might have
+            # taken the Pod over.
+            since, revived = max(left.began, self._ended(task)), True
+            world.tally.counts["cleared and ended again without a try"] += 1
         elif revived:  # a database was restored: the very case that was seen before may come again unseen
             since = left.began
             world.tally.counts["restored to the same row"] += 1
@@ -182,17 +212,29 @@ class Checks:
         self.check(free >= grace, pod, f"free for {free:.0f} s only, the grace is {grace:.0f} s")
         age = max(world.time - facts.born, left.server_time - (pod.created or math.inf))  # by either clock
         self.check(age >= wanted.min_age - 1, pod, f"only {age:.0f} s old")
-        if reason is not Reason.RUN_DELETED and not revived:
+        if not unnamed and not revived:
             self.check(left.looks > wanted.sightings, pod, f"only {left.looks} looks found it free")
-        if reason in {Reason.FINISHED, Reason.KEPT} and facts.done_at is not None:
-            self._check_retention(pod, facts, left, kept=reason is Reason.KEPT)
+        if reason in {Reason.FINISHED, Reason.KEPT, Reason.PURGED} and facts.done_at is not None:
+            self._check_retention(pod, facts, left)
 
-    def _check_retention(self, pod: Pod, facts: Facts, left: Left, *, kept: bool) -> None:
+    def _ended(self, task: Task) -> float:
+        """When it ended, by the model's clock."""
+        return (task.end or 0.0) - self._world.airflow_time + self._world.time
+
+    def _check_retention(self, pod: Pod, facts: Facts, left: Left) -> None:
         """By either clock: the API server's may have jumped, and jumped back while the DELETE was on its way."""
         world = self._world
-        what = "kept" if kept else "succeeded" if succeeded(pod, self._task(pod)) else "failed"
+        reason = left.proof.finding.reason
+        what = (
+            reason.value
+            if reason in {Reason.KEPT, Reason.PURGED}
+            else "succeeded"
+            if succeeded(pod, self._task(pod))
+            else "failed"
+        )
+        wanted = world.wanted.stay(what, pod.retention)
         ours, theirs = world.time - (facts.done_at or 0.0), left.server_time - facts.done_at_server
-        self.check(max(ours, theirs) >= world.wanted.retention[what] - 1, pod, f"its retention ({what}) is not over")
+        self.check(max(ours, theirs) >= wanted - 1, pod, f"its retention ({what}) is not over")
 
     def _check_breaker(self, pod: Pod, left: Left) -> None:
         """By their last checks: from there on one may be on its way for as long as its sender is stopped.
@@ -210,7 +252,7 @@ class Checks:
         since = left.checked - wanted.cool_down + FRESHNESS
         self._struck_while = [at for at in self._struck_while if at > since] + [left.checked]
         lately = len(self._struck_while)
-        why = f"{lately} active Pods deleted within {wanted.cool_down:.0f} s, though too many are condemned"
+        why = f"{lately} active Pods deleted within {wanted.cool_down:.0f} s, though too many are pending deletion"
         self.check(lately <= wanted.min_count, pod, why)
 
     def check(self, good: bool, pod: Pod, why: str) -> None:

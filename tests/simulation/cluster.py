@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
+from healer.informer import PodStore
 from healer.model import Labels, Pod
-from healer.watch import PodStore
 
 EPOCH = 1_700_000_000.0
 """What the API server's clock shows when ours shows 0."""
@@ -55,6 +55,8 @@ class Facts:
     born: float
     used_since: float | None = None
     free_since: float = math.inf
+    proven_until: float = -math.inf
+    """Until when something has said that it is ours: what was true when the healer asked may not be when it acts."""
     done_at: float | None = None
     done_at_server: float = 0.0
     gone_at: float = math.inf
@@ -62,6 +64,10 @@ class Facts:
     vanished_first: float = math.inf
     marked_by_user: bool = False
     key: Key | None = None
+    maker: int | None = None
+    """Who made it: `task`, or the task instance of another Airflow that has the same ids."""
+    shared_since: float | None = None
+    """Since when another Airflow uses it, or may."""
 
 
 @dataclass
@@ -72,6 +78,8 @@ class Faults:
     unread: bool = False
     delete: str = ""
     silent_clock: bool = False
+    unfiltered: bool = False
+    """Lists and watches leave the selector out of account."""
 
 
 class Late(NamedTuple):
@@ -85,8 +93,8 @@ class Late(NamedTuple):
 class Watcher:
     """One healer's watch, and its picture of the Pods: hints come at once, late, in the wrong order, or never."""
 
-    def __init__(self, clock: Time) -> None:
-        self._clock = clock
+    def __init__(self, clock: Time, faults: Faults) -> None:
+        self._clock, self._faults = clock, faults
         self.mode = "prompt"
         self.store = PodStore()
         self.late: list[Late] = []
@@ -119,10 +127,10 @@ class Watcher:
             self._deliver(late.pod, late.gone)
 
     def _deliver(self, pod: Pod, gone: bool) -> None:
-        if gone or not pod.selected:
-            self.store.drop(pod.uid, pod.namespace, pod.resource_version)
+        if gone or not (pod.selected or self._faults.unfiltered):
+            self.store.delete(pod.uid, pod.namespace, pod.resource_version)
         else:
-            self.store.apply(pod)
+            self.store.upsert(pod)
 
 
 class Server:
@@ -161,14 +169,15 @@ class Server:
 
     # --- what happens to Pods ---------------------------------------------------------------------------------------
 
-    def create(self, pod: Pod, task: int | None) -> Pod:
-        """Add a Pod; uid, version and time are the server's to give."""
+    def create(self, pod: Pod, task: int | None, *, maker: int | None = None) -> Pod:
+        """Add a Pod; uid, version and time are the server's to give. `maker`: who made it, if not this `task`."""
         self._born += 1
         self.version += 1
         uid = f"uid-{self._born}"
         pod = replace(pod, uid=uid, resource_version=str(self.version), created=math.floor(self.time))
         self.pods[uid] = pod
-        self.facts[uid] = Facts(task, self.clock(), key=read_labels(pod.labels))
+        maker = task if maker is None else maker
+        self.facts[uid] = Facts(task, self.clock(), key=read_labels(pod.labels), maker=maker)
         self._changed(pod)
         return pod
 

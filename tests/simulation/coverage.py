@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from healer.cluster import Result
-from healer.model import Reason, Withheld
+from healer.model import DeleteStatus, Reason, Withheld
+from tests.simulation.answers import REFUSALS
 from tests.simulation.moves import DELETES, HINTS, LEASES, MODES, MOVES
 
-_HEALED = ("orphaned", "finished", "kept", "superseded", "abandoned", "task-removed", "run-deleted")
+_HEALED = ("orphaned", "finished", "kept", "superseded", "abandoned", "task-removed", "run-deleted", "purged")
 _KPO = (
     "adopted",
     "created",
@@ -44,16 +44,16 @@ PARTS = (
     Part("Right deletions, by reason", tuple(f"healed: {name}" for name in _HEALED)),
     Part("What happened (moves of the models)", tuple(f"move: {name}" for name in MOVES)),
     Part("What KubernetesPodOperator did", tuple(f"KPO: {name}" for name in _KPO)),
-    Part("Airflow's answers", tuple(f"Airflow: {mode}" for mode in ("clear", *MODES))),
+    Part("Airflow's answers", tuple(f"Airflow: {mode}" for mode in ("clear", *MODES, *REFUSALS))),
     Part("What became of a DELETE on the wire", tuple(f"DELETE: {n}" for n in (*DELETES, "200", "404", "409"))),
-    Part("What became of a decision", tuple(f"deletion: {n}" for n in (*(r.value for r in Result), "refuted"))),
+    Part("What became of a decision", tuple(f"deletion: {n}" for n in (*(r.value for r in DeleteStatus), "refuted"))),
     Part("What was withheld", tuple(f"withheld: {why.value}" for why in Withheld)),
     Part("Hints of the watch that began to be", tuple(f"hints: {mode}" for mode in HINTS)),
     Part("Requests about the Lease, and what they met", tuple(f"Lease: {name}" for name in _LEASE)),
     Part(
         "Healers", ("take-over", "term", "sent after the leadership was lost", "pass: audit", "pass: full", "pass: due")
     ),
-    Part("Counted apart", ("window", "stale replica", "restored to the same row")),
+    Part("Counted apart", ("window", "stale replica", "restored to the same row", "namesake")),
 )
 
 EXPECTED = tuple(name for part in PARTS for name in part.names)

@@ -54,7 +54,8 @@ def _overtakes(world: World, task: Task) -> bool:
 def _start_overtakes(world: World, task: Task, choice: float) -> str:
     worker = next((z for z in task.zombies if z.stage == "resuming" and z.number == task.number and not z.lost), None)
     if worker is None:
-        worker, task.xcom = Worker(task.number, row=task.ident), None
+        worker = Worker(task.number, row=task.ident)
+        task.begin_try()
     else:
         task.zombies.remove(worker)
         worker.doomed_at = math.inf
@@ -74,7 +75,8 @@ def _old_try_starts(world: World, task: Task, choice: float) -> str:
     old = _old_start(task)
     assert old is not None
     task.zombies.remove(old)
-    task.holder, task.xcom = Worker(old.number, row=task.ident), None
+    task.holder = Worker(old.number, row=task.ident)
+    task.begin_try()
     task.move("running", world.airflow_time)
     return f"runs in a worker that was meant for try {old.number}"
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from healer.cluster import Busy, ClusterError, Lease, Refused, Unreachable
+from healer.cluster import Lease
+from healer.errors import AccessDeniedError, ClusterError, ServerBusyError, UnreachableError
 from tests.simulation.api import Link
 
 
@@ -81,10 +82,10 @@ class LeaseSeam:
             self._sleep(0.4 * self._patience)
         elif self.fault == "denied":
             self.seen["denied"] += 1
-            raise Refused("may not touch the Lease", status=403)
+            raise AccessDeniedError("may not touch the Lease", status=403)
         elif self.fault == "busy":
             self.seen["busy"] += 1
-            raise Busy("the API server answers 429", retry_after=1.0, status=429)
+            raise ServerBusyError("the API server answers 429", retry_after=1.0, status=429)
         else:
             self._sleep(0.01)
 
@@ -95,7 +96,7 @@ class LeaseSeam:
         if self.fault == "lost":
             self.seen["lost"] += 1
             self._sleep(self._patience)
-            raise Unreachable("no answer in time")
+            raise UnreachableError("no answer in time")
 
     def _conflict(self) -> None:
         self.seen["conflict"] += 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from healer.model import Container, Pod
+from healer.model import UNREADABLE, Container, Pod
 from tests.simulation.airflow import DOOMED, IN_FLIGHT, Task, Worker, is_over
 
 if TYPE_CHECKING:
@@ -77,13 +77,17 @@ def _queue(world: World, task: Task, choice: float) -> str:
 
 @move("start", "task", 8, lambda w, t: t.exists and t.state == "queued", "queued")
 def _start(world: World, task: Task, choice: float) -> str:
+    began = task.start
     task.move("running", world.airflow_time)
+    if task.two and task.holder is not None and task.holder.stage == "resuming":
+        task.start = began
     if task.holder is not None and task.holder.stage == "resuming":
         if task.holder.failing:
             task.holder.stage = "ending"
             return "resumes in a worker, to fail"
         return "resumes in a worker"
-    task.holder, task.xcom = Worker(task.number, row=task.ident), None
+    task.holder = Worker(task.number, row=task.ident)
+    task.begin_try()
     return f"runs in a worker, try {task.number}"
 
 
@@ -160,6 +164,7 @@ def _search(world: World, task: Task, choice: float) -> str:
 @move("persist", "task", 9, lambda w, t: _works(w, t, "made"), "running")
 def _persist(world: World, task: Task, choice: float) -> str:
     world.kpo.persist(task, _holder(task))
+    task.pushed = world.airflow_time
     return "its worker writes down its Pod"
 
 
@@ -256,14 +261,16 @@ def _heartbeat(world: World, task: Task, choice: float) -> str:
 @move("mark", "task", 0.35, lambda w, t: t.exists and t.number > 0 and t.state != "success")
 def _mark(world: World, task: Task, choice: float) -> str:
     world.doom(task)
-    state = "success" if choice < 0.5 else "failed"
+    state, before = "success" if choice < 0.5 else "failed", task.end
     task.move(state, world.airflow_time)
+    if task.two and before is not None:  # what was cleared and has not run since keeps its end
+        task.end = before
     return f"is marked {state}"
 
 
 @move("run marked failed", "task", 0.3, lambda w, t: t.exists and not t.ended and t.number > 0)
 def _run_marked(world: World, task: Task, choice: float) -> str:
-    for each in world.tasks:
+    for each in world.fellows(task):
         if not each.ended:
             world.doom(each)
             each.move("failed", world.airflow_time)
@@ -275,15 +282,28 @@ def _clear(world: World, task: Task, choice: float) -> str:
     world.retire(task)
     task.retries = task.number + 1
     task.move(None, world.airflow_time, anew=True)
+    task.idle = task.two
     return "is cleared"
 
 
 @move("clear running", "task", 0.3, lambda w, t: t.exists and t.state == "running", "running")
 def _clear_running(world: World, task: Task, choice: float) -> str:
+    if task.two and choice < 0.6:  # by REST: it stays running, and is killed or runs on untouched
+        task.retries = task.number + 1
+        return f"is cleared while running: {fail(world, task, alive=True) if choice < 0.3 else 'it runs on'}"
     world.doom(task)
     task.retries = task.number + 1
     task.move("restarting", world.airflow_time, anew=True)
     return "is cleared while running"
+
+
+@move("run by force", "task", 1, lambda w, t: t.two and t.exists and t.ended and t.number > 0)
+def _by_force(world: World, task: Task, choice: float) -> str:
+    """`airflow tasks run --force` runs the very same try again: only its start tells it from what was before."""
+    world.retire(task)
+    task.move("running", world.airflow_time)
+    task.holder = Worker(task.number, row=task.ident)
+    return f"is run by force: try {task.number} once more"
 
 
 @move("restart", "task", 4, lambda w, t: t.exists and t.state == "restarting", "restarting")
@@ -317,12 +337,13 @@ def _removed(world: World, task: Task, choice: float) -> str:
 @move("task restored", "task", 0.3, lambda w, t: t.exists and t.state == "removed", "removed")
 def _restored(world: World, task: Task, choice: float) -> str:
     task.move(None, world.airflow_time, anew=True)
+    task.idle = task.two
     return "is restored to its DAG"
 
 
-@move("run deleted", "task", 0.1, lambda w, t: t.exists and t.number > 0 and t.state != "running")
+@move("run deleted", "task", 0.1, lambda w, t: t.exists and t.number > 0 and (t.two or t.state != "running"))
 def _run_deleted(world: World, task: Task, choice: float) -> str:
-    for each in world.tasks:
+    for each in world.fellows(task):
         world.doom(each)
         each.run_exists = False
     return "and its whole run are deleted"
@@ -330,7 +351,7 @@ def _run_deleted(world: World, task: Task, choice: float) -> str:
 
 @move("run created again", "task", 0.4, lambda w, t: not t.run_exists)
 def _run_again(world: World, task: Task, choice: float) -> str:
-    for each in world.tasks:
+    for each in world.fellows(task):
         each.run_exists, each.number, each.stored, each.xcom = True, 0, None, None
         each.move(None, world.airflow_time, anew=True)
     return "and its whole run are created again"
@@ -338,14 +359,14 @@ def _run_again(world: World, task: Task, choice: float) -> str:
 
 @move("DAG deleted", "task", 0.04, lambda w, t: t.exists and t.state != "running")
 def _dag_deleted(world: World, task: Task, choice: float) -> str:
-    for each in world.tasks:
+    for each in world.fellows(task):
         each.dag_exists = False
     return "and its DAG are not there any more"
 
 
 @move("DAG returns", "task", 2, lambda w, t: not t.dag_exists)
 def _dag_returns(world: World, task: Task, choice: float) -> str:
-    for each in world.tasks:
+    for each in world.fellows(task):
         each.dag_exists = True
     return "and its DAG are there again"
 
@@ -370,13 +391,14 @@ def _reattach(world: World, task: Task, choice: float) -> str:
     return "gets reattach_on_restart by its author"
 
 
-def _crowded(world: World, _: Task) -> bool:
-    return len(world.tasks) > 2 and sum(_has_worker(world, each) for each in world.tasks) > 1
+def _crowded(world: World, task: Task) -> bool:
+    fellows = world.fellows(task)
+    return len(fellows) > 2 and sum(_has_worker(world, each) for each in fellows) > 1
 
 
 @move("many workers killed", "task", 0.3, _crowded, "running")
 def _massacre(world: World, task: Task, choice: float) -> str:
-    killed = [each for each in world.tasks if _has_worker(world, each)]
+    killed = [each for each in world.fellows(task) if _has_worker(world, each)]
     for each in killed:
         each.retries = 0
         world.kpo.kill(each, _holder(each), cleanly=False)
@@ -399,8 +421,8 @@ def _expires(world: World, task: Task, choice: float) -> str:
 def _copy(world: World, task: Task, choice: float) -> str:
     base = (Container(task.setup.base),)
     name = f"copy-{world.server.version}"
-    pod = Pod(task.setup.namespace, name, "", "", None, "Running", task.labels(), base, stamp=task.setup.stamp)
-    world.server.create(pod, task.index)
+    pod = Pod(task.setup.namespace, name, "", "", None, "Running", task.labels(), base, owner_label=task.setup.stamp)
+    world.server.create(pod, task.place, maker=task.index)
     return f"gets a copy, {name}"
 
 
@@ -452,7 +474,7 @@ def _sidecar_ends(world: World, pod: Pod, choice: float) -> str:
 
 @move("evicted", "pod", 0.2, lambda w, p: _alive(w, p) and not p.terminating, "Pending", "Running")
 def _evicted(world: World, pod: Pod, choice: float) -> str:
-    world.server.change(pod.uid, phase="Failed")
+    world.server.change(pod.uid, phase="Failed", ended=world.server.time)
     return "is evicted"
 
 
@@ -480,6 +502,19 @@ def _unprotect(world: World, pod: Pod, choice: float) -> str:
     return "is not protected any more"
 
 
+@move("asks for retention", "pod", 0.08, lambda w, p: p.retention is None)
+def _asks_for_retention(world: World, pod: Pod, choice: float) -> str:
+    wish = (0.0, 180.0, 300.0, 3600.0, UNREADABLE)[int(choice * 5)]
+    world.server.change(pod.uid, retention=wish)
+    return f"is to stay for {wish:.0f} s" if wish >= 0 else "has an annotation of retention that is no duration"
+
+
+@move("asks for none", "pod", 0.3, lambda w, p: p.retention is not None)
+def _asks_for_none(world: World, pod: Pod, choice: float) -> str:
+    world.server.change(pod.uid, retention=None)
+    return "is not asked to stay any more"
+
+
 @move("user checks", "pod", 0.1, lambda w, p: not p.checked)
 def _user_checks(world: World, pod: Pod, choice: float) -> str:
     world.server.facts[pod.uid].marked_by_user = True
@@ -502,7 +537,7 @@ def _labels_change(world: World, pod: Pod, choice: float) -> str:
     if choice < 0.7:
         world.server.change(pod.uid, selected=False)
         return "loses the label kubernetes_pod_operator"
-    world.server.change(pod.uid, stamp="staging")
+    world.server.change(pod.uid, owner_label="staging")
     return "is stamped for another Airflow"
 
 
@@ -633,10 +668,10 @@ def _clock_returns(world: World, _: int, choice: float) -> str:
     return "the API server's clock is right again"
 
 
-@move("database restored", "world", 0.15, lambda w, _: any(len(task.past) > 3 for task in w.tasks))
+@move("database restored", "world", 0.15, lambda w, _: any(len(task.past) > 3 for task in w.ours))
 def _restored_database(world: World, _: int, choice: float) -> str:
     then = world.time - (30.0, 120.0, 600.0, 3600.0)[int(choice * 4)]
-    for task in world.tasks:
+    for task in world.ours:
         world.doom(task)
         task.restore(then)
     return f"Airflow's database is restored as it was {world.time - then:.0f} s ago"

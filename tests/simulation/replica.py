@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from healer.clockwork import Schedule
-from healer.cluster import ClusterError
-from healer.leader import Elector
-from healer.model import Action, Finding, Pod, Withheld
-from healer.reconcile import Depth, Reconciler, Tools
+from healer.errors import ClusterError
+from healer.leader_election import LeaderElector
+from healer.model import Action, Finding, PassKind, Pod, Reason, Withheld
+from healer.reconciler import Dependencies, Reconciler
+from healer.schedule import Schedule
 from tests.simulation.answers import AirflowSeam, Note, Notes
 from tests.simulation.api import Api, Link
 from tests.simulation.checks import Checks
 from tests.simulation.cluster import Watcher
 from tests.simulation.lease import LeaseSeam
+from tests.simulation.verdict import NAME
 
 if TYPE_CHECKING:
     from tests.simulation.agenda import Actor
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
 
 
 class Silent:
-    """In the place of the herald."""
+    """In the place of the recorder."""
 
-    def detected(self, pod: Pod, finding: Finding, action: Action, withheld: Withheld | None, cause: Any) -> None:
+    def record_detected(
+        self, pod: Pod, finding: Finding, action: Action, withheld: Withheld | None, cause: Any, *, due: float | None
+    ) -> None:
         """Say nothing."""
 
-    def deletion(self, pod: Pod, finding: Finding, outcome: Any, cause: Any) -> None:
+    def record_deletion(self, pod: Pod, finding: Finding, outcome: Any, cause: Any) -> None:
         """Say nothing."""
 
 
@@ -43,7 +47,7 @@ class Replica:
         self.world, self.number, self.offset = world, number, offset
         self.signed = "" if world.alone else f" (healer {'AB'[number]})"
         self.link = Link(world.server, world.agenda.sleep)
-        self.watcher = Watcher(world.server.clock)
+        self.watcher = Watcher(world.server.clock, world.server.faults)
         world.server.watchers.append(self.watcher)
         self.frozen_until = -math.inf
         self.starts_at = math.inf
@@ -80,7 +84,7 @@ class Replica:
         world = self.world
         self.starts_at, self.started = math.inf, world.time
         self.lives += 1
-        self.watcher.__init__(world.server.clock)  # type: ignore[misc]
+        self.watcher.__init__(world.server.clock, world.server.faults)  # type: ignore[misc]
         self._stale = set(world.config.namespaces)
         self.api = Api(self.link, self.clock, world.whole.freshness, Checks(world, self))
         self.checks: Checks = self.api.wire.watchdog  # type: ignore[assignment]
@@ -93,14 +97,14 @@ class Replica:
         self._begin()
 
     def _new_elector(self) -> None:
-        self.elector: Elector | None = None
+        self.elector: LeaderElector | None = None
         self._term = 0
         if self.world.alone:
             return
         terms = self.world.whole.leader_election
         self.lease = LeaseSeam(self.world.lease, self.link, terms.retry_period, self.world.agenda.sleep)
         name = f"{'AB'[self.number]}{self.lives}"
-        self.elector = Elector(self.lease, terms, name, clock=self.clock, wall=self.world.wall)
+        self.elector = LeaderElector(self.lease, terms, name, clock=self.clock, wall=self.world.wall)
         self._actors.append(self.world.agenda.add("elect", self._elect, self.world.time + 0.001))
 
     def kill(self, *, arrives: bool) -> None:
@@ -159,7 +163,7 @@ class Replica:
 
     def leads(self) -> bool:
         """Whether the healer thinks that it may act: its `right`."""
-        return self.elector is None or self.elector.leads()
+        return self.elector is None or self.elector.is_leader()
 
     def why_not_leader(self) -> str | None:
         """Return why it may not act, by what the model knows of the Lease; None if it may."""
@@ -172,10 +176,10 @@ class Replica:
     def _elect(self) -> None:
         assert self.elector is not None
         while True:
-            led = self.elector.leads()
-            pause = self.elector.step()
+            led = self.elector.is_leader()
+            pause = self.elector.try_acquire_or_renew()
             self.world.check_one_leader()
-            if self.elector.leads() and not led:
+            if self.elector.is_leader() and not led:
                 self._actors[0].wake = self.world.time
             self.world.agenda.sleep(max(0.05, pause))
 
@@ -190,7 +194,7 @@ class Replica:
             self.world.agenda.remove(actor)
 
         def last_act() -> None:
-            elector.resign()
+            elector.release()
             self.kill(arrives=True)
 
         self.reconciler = None
@@ -206,10 +210,21 @@ class Replica:
         """Begin to decide, knowing nothing."""
         world = self.world
         self.began = world.time
-        self.airflow: AirflowSeam = world.seam(world.tasks, world.server, world.faults, self.clock, world.agenda.sleep)
+        self.foreign: set[str] = set()
+        """Namespaces in which it has found another Airflow's Pod."""
+        self.airflow: AirflowSeam = world.seam(world.ours, world.server, world.faults, self.clock, world.agenda.sleep)
         self.airflow.hook = world.hook
         self.notes: Notes = self.airflow.notes
-        tools = Tools(self.api, Silent(), world.tally, self.leads, self.clock, lambda: 0.0)  # type: ignore[arg-type]
+        tools = Dependencies(
+            self.api,
+            Silent(),
+            world.tally,
+            self.leads,
+            self.clock,
+            lambda: 0.0,
+            store=self.watcher.store,
+            deleter=self.api,
+        )  # type: ignore[arg-type]
         self.reconciler = Reconciler(world.config, self.airflow, tools)  # type: ignore[arg-type]
         self.schedule = Schedule(world.whole, self.clock())
 
@@ -229,36 +244,44 @@ class Replica:
                 sleep(self.one_pass())
             else:
                 self.reconciler = None
-                self._resync(Depth.DUE)
+                self._resync(PassKind.DUE)
                 sleep(self.world.plan.interval)
 
     def one_pass(self) -> float:
         """Make the pass that is due; return the seconds until the next one."""
         world, reconciler = self.world, self.reconciler
         assert reconciler is not None
-        depth = self.schedule.next(self.clock())
-        world.tally.counts[f"pass: {depth.name.lower()}"] += 1
-        world.tally.trail.append(depth.name)
-        self._resync(depth)
+        kind = self.schedule.next(self.clock())
+        world.tally.counts[f"pass: {kind.name.lower()}"] += 1
+        world.tally.trail.append(kind.name)
+        self._resync(kind)
         store = self.watcher.store
-        unreadable = {n: why for n in world.config.namespaces if (why := store.why_unreadable(n)) is not None}
-        picture = store.snapshot()
+        unreadable = {n: why for n in world.config.namespaces if (why := store.why_unavailable(n)) is not None}
+        picture = store.list_pods()
         self.checks.begin_pass(picture)
-        reconciler.reconcile(picture, depth, unreadable)
+        reconciler.reconcile(picture, kind, unreadable)
         world.passes += 1
+        self._note_foreign(reconciler, picture)
         return self.schedule.pause(self.clock(), reconciler.next_event())
 
-    def _resync(self, depth: Depth) -> None:
+    def _note_foreign(self, reconciler: Reconciler, picture: Sequence[Pod]) -> None:
+        for pod in picture:
+            record = reconciler.record(pod.uid)
+            stamped = pod.selected and pod.owner_label not in {None, NAME}
+            if stamped or (record is not None and record.finding.reason is Reason.OTHER_POD):
+                self.foreign.add(pod.namespace)
+
+    def _resync(self, kind: PassKind) -> None:
         """List what the controller lists."""
         stale, self._stale, store = self._stale, set(), self.watcher.store
         for namespace in self.world.config.namespaces:
-            broken = depth is Depth.FULL and store.why_unreadable(namespace) is not None
-            if depth is Depth.AUDIT or namespace in stale or broken:
-                started = store.begin()
+            broken = kind is PassKind.FULL and store.why_unavailable(namespace) is not None
+            if kind is PassKind.AUDIT or namespace in stale or broken:
+                started = store.generation()
                 try:
                     store.replace(namespace, self.api.list_pods(namespace), started)
                 except ClusterError as error:
-                    store.unreadable(namespace, str(error))
+                    store.mark_unavailable(namespace, str(error))
 
     # --- what is counted ----------------------------------------------------------------------------------------------
 

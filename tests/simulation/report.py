@@ -21,6 +21,10 @@ APART = {
     "window": "deleted though Airflow changed its mind after it was asked: the documented window",
     "stale replica": "deleted because Airflow answered from a database replica that lagged: ask the primary",
     "restored to the same row": "right deletions of Pods whose row was restored to one that was seen before",
+    "cleared and ended again without a try": "right deletions by the patience of before: in Airflow 2 the row is what"
+    " it was, and no try has begun",
+    "namesake": "deleted though another Airflow with the same ids used it: none of its Pods had been seen there,"
+    " and `ownership: exclusive` was not true",
     "sent after the leadership was lost": "DELETEs of a healer that was stopped after its last check: one at most each",
 }
 """What is no violation and no success either."""

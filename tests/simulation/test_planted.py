@@ -10,6 +10,7 @@ import pytest
 import healer
 from tests.simulation.planted import BUGS, known_seeds
 from tests.simulation.planted.hunting import hunts
+from tests.simulation.planted.tested import TESTED, ByTests, caught
 
 SOURCE = Path(healer.__file__).parent
 
@@ -56,6 +57,19 @@ def test_a_planted_bug_fits_the_source(name: str) -> None:
         sources[edit.module] = source.replace(edit.old, edit.new)
     for module, source in sources.items():
         compile(source, module, "exec")
+
+
+@pytest.mark.parametrize("one", TESTED, ids=lambda one: one.bug.name)
+def test_a_bug_for_named_tests_fits_the_source(one: ByTests) -> None:
+    for edit in one.bug.edits:
+        source = (SOURCE / f"{edit.module.replace('.', '/')}.py").read_text()
+        assert source.count(edit.old) == 1, f"{edit.module} has {source.count(edit.old)} times: {edit.old}"
+
+
+@pytest.mark.slow
+def test_bugs_are_caught_by_the_tests_that_are_named() -> None:
+    escaped = [one.bug.name for one in TESTED if not caught(one)]
+    assert not escaped
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ from random import Random
 import pytest
 from msgspec.structs import replace
 
+from healer.insights.regrets import Regret, RegretTracker
 from healer.model import Finding, Pod
-from healer.reconcile.reconciler import Reconciler
-from healer.regrets import Regret, Regrets
+from healer.reconciler import Reconciler
 from tests.simulation.airflow import Kpo, Task, Worker
 from tests.simulation.walk import Walker, make_plan
 from tests.simulation.world import Event, Tally, World
@@ -69,9 +69,9 @@ class Watched(World):
 def truth(monkeypatch: pytest.MonkeyPatch) -> Truth:
     """Filled anew by each history."""
     truth = Truth()
-    condemn, search, cleanup = Regrets.condemn, Kpo.search, Kpo.cleanup
+    condemn, search, cleanup = RegretTracker.track, Kpo.search, Kpo.cleanup
 
-    def condemned(self: Regrets, pod: Pod, finding: Finding, at: float | None) -> bool:
+    def condemned(self: RegretTracker, pod: Pod, finding: Finding, at: float | None) -> bool:
         truth.victims.add(pod.uid)
         return condemn(self, pod, finding, at)
 
@@ -84,10 +84,10 @@ def truth(monkeypatch: pytest.MonkeyPatch) -> Truth:
         truth.note(worker.pod, "its result is read")
         return cleanup(self, task, worker, lost=lost)
 
-    monkeypatch.setattr(Regrets, "condemn", condemned)
+    monkeypatch.setattr(RegretTracker, "track", condemned)
     monkeypatch.setattr(Kpo, "search", searched)
     monkeypatch.setattr(Kpo, "cleanup", cleaned)
-    monkeypatch.setattr(Reconciler, "_tell_regret", lambda _self, regret: truth.regrets.append(regret))
+    monkeypatch.setattr(Reconciler, "_log_regret", lambda _self, regret: truth.regrets.append(regret))
     monkeypatch.setattr(Watched, "truth", truth, raising=False)
     return truth
 
@@ -120,5 +120,7 @@ def test_what_is_counted_has_happened(truth: Truth) -> None:
         report(seed)
         victims += len(truth.victims)
         for regret in truth.regrets:
-            assert truth.used[regret.victim.pod.uid], f"seed {seed}: {regret.way} of {regret.victim.pod}: {regret.how}"
+            assert truth.used[regret.tracked.pod.uid], (
+                f"seed {seed}: {regret.use} of {regret.tracked.pod}: {regret.how}"
+            )
     assert victims > HISTORIES / 10

@@ -7,7 +7,7 @@ from statistics import median
 
 import pytest
 
-from healer import suspects
+from healer.decision import quarantine
 from tests.simulation.walk import Result, replay, shrink, story, walk
 
 pytestmark = pytest.mark.slow
@@ -50,7 +50,7 @@ def test_a_seed_replays_exactly(histories: list[Result]) -> None:
 
 
 def test_a_failure_is_shrunk_to_a_short_story(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suspects, "_patience_over", lambda _pod, _finding, since, _now, _policy: since)
+    monkeypatch.setattr(quarantine, "_patience_over", lambda _pod, _finding, since, _now, _policy: since)
     caught = next(result for result in map(walk, range(PATIENCE)) if result.violation is not None)
     short = shrink(caught)
     assert short.violation is not None

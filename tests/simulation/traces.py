@@ -27,6 +27,7 @@ from msgspec.structs import replace
 
 from healer.model import Container
 from tests.simulation.airflow import Kpo, Setup, Stage, Task, Worker
+from tests.simulation.answers import AirflowFaults
 from tests.simulation.cluster import Server
 from tests.simulation.moves import MOVES
 from tests.simulation.world import World
@@ -34,9 +35,17 @@ from tests.simulation.world import World
 Json = Mapping[str, Any]
 
 UNSEEN = frozenset(
-    {"debug copy", "run marked failed", "many workers killed", "identity expires", "reattach switched on"}
+    {
+        "debug copy",
+        "executor's Pod",
+        "run marked failed",
+        "many workers killed",
+        "identity expires",
+        "reattach switched on",
+    }
 )
-"""Moves that are not of one task instance alone; each of their effects on one is another move's too."""
+"""Moves that are not of one task instance alone, each of whose effects on one is another move's too, or that make Pods
+which are not its operator's."""
 
 _MOVES = [move for move in MOVES.values() if move.kind == "task" and move.name not in UNSEEN]
 
@@ -149,8 +158,10 @@ class Bench(World):
         self.server = Server(lambda: 0.0)
         self.kpo = Kpo(self.server, lambda: 0.0)
         task = Task(0, setup, state.state, state.number, retries=state.retries)
-        self.tasks = [task]
+        self.tasks = self.ours = [task]
+        self.others: list[Task] = []
         self.twins = False
+        self.faults = AirflowFaults()
         self.uids = [self._made(task, thing) for thing in state.pods]
         task.number, task.run_exists = state.number, state.exists
         task.stored = self._name(state.stored)

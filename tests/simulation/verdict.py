@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from healer.decision.rules import DEFAULT_BASE
 from healer.model import Pod
-from tests.simulation.airflow import RUN_ID, Kpo, Task, Worker, is_over
+from tests.simulation.airflow import RUN_ID, Kpo, Task, Worker, is_over, label_value
+from tests.simulation.answers import AirflowFaults
 from tests.simulation.cluster import NAMESPACES, Server
 
 HELD = frozenset({"running", "deferred"})
@@ -48,6 +50,12 @@ class Wishes:
     min_count: int
     cool_down: float
 
+    def stay(self, outcome: str, annotation: float | None) -> float:
+        """How long a done Pod stays; its annotation may ask for more, and what is below 0 for all there is."""
+        longest = self.retention.get("longest", 30 * 86400.0)
+        asked = 0.0 if annotation is None else longest if annotation < 0 or annotation > longest else annotation
+        return max(asked, self.retention[outcome])
+
 
 def wishes(airflow: Mapping[str, Any]) -> Wishes:
     """Read one Airflow's part of a configuration."""
@@ -71,10 +79,23 @@ def wishes(airflow: Mapping[str, Any]) -> Wishes:
 
 
 class Verdict:
-    """The judge who knows the truth."""
+    """The judge who knows the truth. `hidden`: sources of the identity that the healer's account may never read."""
 
-    def __init__(self, wanted: Wishes, tasks: Sequence[Task], server: Server, kpo: Kpo) -> None:
+    def __init__(
+        self,
+        wanted: Wishes,
+        tasks: Sequence[Task],
+        server: Server,
+        kpo: Kpo,
+        faults: AirflowFaults,
+        hidden: frozenset[str],
+    ) -> None:
         self._wanted, self._tasks, self._server, self._kpo = wanted, tasks, server, kpo
+        self._faults, self._hidden = faults, hidden
+        self._ours = [task for task in tasks if task.ours]
+        self._mates = {
+            task.place: [other for other in tasks if not other.ours and other.face == task.face] for task in self._ours
+        }
 
     def _policy(self, reason: str) -> str | None:
         return None if reason in self._wanted.deletes else f"{POLICY} does not delete what is {reason}"
@@ -87,7 +108,7 @@ class Verdict:
             (pod.owned, "a Job owns it"),
             (pod.phase not in {"Pending", "Running", "Succeeded", "Failed"}, "its node is lost"),
             (self._server.facts[pod.uid].key is None, "its labels are not whole"),
-            (pod.stamp not in {None, NAME}, "it is another Airflow's"),
+            (pod.owner_label not in {None, NAME}, "it is another Airflow's"),
             (not pod.selected, "it is no KubernetesPodOperator Pod any more"),
             (pod.namespace not in NAMESPACES, "its namespace is not ours"),
         )
@@ -97,7 +118,7 @@ class Verdict:
         """Return why Airflow's truth says that it must not be deleted: it is in use, may be, or is not known."""
         number = self._server.facts[pod.uid].task
         if number is not None and not self._tasks[number].exists and self._server.facts[pod.uid].key is not None:
-            return self._never_unknown(self._tasks[number])
+            return self._never_unknown(pod, self._tasks[number])
         return self.never_if_known(pod)
 
     def never_if_known(self, pod: Pod) -> str | None:
@@ -107,19 +128,59 @@ class Verdict:
         if number is None or key is None:
             return "no task instance made it"
         task = self._tasks[number]
-        if any(other is not task and other.exists and other.face == task.face for other in self._tasks):
+        if any(other is not task and other.exists and other.face == task.face for other in self._ours):
             return "its labels fit two task instances"
         return self._never_known(pod, task, key.try_number)
 
-    def _never_unknown(self, task: Task) -> str | None:
-        if task.dag_exists and not task.run_exists:
-            return self._policy("run-deleted")
-        return "Airflow does not know its task instance"
+    def _never_unknown(self, pod: Pod, task: Task) -> str | None:
+        if task.dag_exists and task.run_exists:
+            return "Airflow does not know its task instance"
+        if is_over(pod, DEFAULT_BASE) and ended_for_good(pod, task):
+            return self._policy("purged")
+        return self._policy("run-deleted") if task.dag_exists else "Airflow does not know its task instance"
+
+    def never_of_others(self, pod: Pod) -> str | None:
+        """Return why another Airflow, which has the same ids in this namespace, says that it is in use or may be."""
+        facts = self._server.facts[pod.uid]
+        if facts.task is None or facts.key is None:
+            return None
+        mates = self._mates[facts.task]
+        return next((why for mate in mates if (why := self._shared(pod, mate, facts.key.try_number)) is not None), None)
+
+    def _shared(self, pod: Pod, mate: Task, label_try: int) -> str | None:
+        if not mate.exists:
+            return None
+        if self._server.facts[pod.uid].maker == mate.index and not mate.ended and mate.state != "removed":
+            used = self._used(pod, mate, label_try)
+            return None if used is None else f"another Airflow's: {used}"
+        holder = mate.holder
+        if holder is not None and holder.pod == pod.uid and mate.state in HELD | {"scheduled", "queued"}:
+            return "another Airflow's try holds it"
+        waits = mate.state in TO_COME | {"scheduled", "queued"} or (holder is not None and holder.stage == "search")
+        if waits and not mate.ended and pod.uid in self._kpo.candidates(mate):
+            return "another Airflow's try may adopt it"
+        return None
+
+    def proven(self, pod: Pod) -> bool:
+        """Whether something says that it is this Airflow's: its stamp, or Airflow which names this very Pod."""
+        facts = self._server.facts[pod.uid]
+        if pod.owner_label == NAME or facts.task is None or facts.key is None:
+            return pod.owner_label == NAME
+        return self._named(pod, self._tasks[facts.task])
+
+    def tellable(self, pod: Pod) -> bool:
+        """Whether the healer must see that it is this Airflow's: it asks for the name of the very try that ended."""
+        facts = self._server.facts[pod.uid]
+        if pod.owner_label == NAME or facts.task is None or facts.key is None:
+            return pod.owner_label == NAME
+        task = self._tasks[facts.task]
+        asked = task.ended and facts.key.try_number == task.number and not (pod.checked and ended_for_good(pod, task))
+        return task.exists and (asked or task.setup.elsewhere) and self._named(pod, task)
 
     def _never_known(self, pod: Pod, task: Task, label_try: int) -> str | None:
         if task.setup.operator != "KubernetesPodOperator":
             return "a Job may still need it"
-        if task.setup.elsewhere:
+        if task.setup.elsewhere and not self._named(pod, task):
             return "the task instance runs in another namespace"
         if label_try > task.number:
             return "Airflow has not come to its try"
@@ -147,16 +208,28 @@ class Verdict:
 
     def _doubtful(self, pod: Pod, task: Task, label_try: int) -> str | None:
         """An ended task instance's Pod that looks like a copy of the real one."""
+        if pod.checked and ended_for_good(pod, task):
+            return None
+        if label_try == task.number and self._names_another(pod, task):
+            return "Airflow names another Pod: this one may be a copy"
         if pod.checked:
             return None
-        if label_try == task.number and not ended_for_good(pod, task) and self._names_another(pod, task):
-            return "Airflow names another Pod: this one may be a copy"
         if task.end is not None and (pod.created or 0.0) - task.end > 600:
             return "it was made long after the task instance ended"
         return None
 
+    def contested(self, pod: Pod, task: Task, label_try: int) -> bool:
+        """Whether it works at an earlier try while Airflow names another Pod, and bears no stamp: whose is it?"""
+        works = task.exists and task.ended and not ended_for_good(pod, task)
+        return works and label_try < task.number and pod.owner_label != NAME and self._names_another(pod, task)
+
     def _names_another(self, pod: Pod, task: Task) -> bool:
-        return bool({name for name in (task.stored, task.xcom) if name}) and not self._named(pod, task)
+        return bool(self._names(task)) and not self._named(pod, task)
+
+    def _names(self, task: Task) -> set[str]:
+        """Return what the sources name that the healer may read."""
+        stored = None if "store" in self._hidden else task.stored
+        return {name for name in (stored, None if "xcom" in self._hidden else task.named_by_xcom) if name}
 
     def _held_by_later(self, pod: Pod, task: Task, holder: Worker | None) -> str | None:
         given_up = pod.checked and (self._server.facts[pod.uid].marked_by_user or (holder and holder.stage == "ending"))
@@ -185,27 +258,52 @@ class Verdict:
         if number is None or key is None or self.never_of_pod(pod) or self.never_of_airflow(pod):
             return None
         task = self._tasks[number]
+        if facts.maker != number or self.never_of_others(pod) is not None or self._is_spoilt(task):
+            return None
+        if self.contested(pod, task, key.try_number):
+            return None
         if not task.exists:
-            # A label that only a list of runs can explain says nothing once its run is no more.
-            return "run-deleted" if task.run_id == RUN_ID else None
+            return self._expected_unknown(pod, task)
         if task.state == "removed" and not pod.checked:
             return "task-removed"
         if pod.checked:
             reason = self._expected_checked(pod, task)
         elif task.ended:
-            # The healer may go on keeping a copy of what Airflow named when this try had ended before: safe, until it
-            # restarts. So after a restore, and where the task was removed meanwhile.
-            kept = task.ident in task.revived | task.unnamed
-            reason = None if kept else self._expected_ended(pod, task)
+            reason = None if self._may_remember(task) else self._expected_ended(pod, task)
         else:
             reason = self._expected_superseded(pod, task, key.try_number)
         return reason if reason in self._wanted.deletes else None
+
+    def _is_spoilt(self, task: Task) -> bool:
+        """Whether the row is one that spoils each answer which has it."""
+        spoilt = (self._tasks[number] for number in self._faults.poisoned)
+        return any(one.face == task.face for one in spoilt)
+
+    def _expected_unknown(self, pod: Pod, task: Task) -> str | None:
+        # A label that only a list of runs, or of DAGs, can explain says nothing once its run, or its DAG, is no more.
+        hashed = label_value(task.dag_id) != task.dag_id
+        if hashed if not task.dag_exists else task.run_id != RUN_ID:
+            return None
+        over = is_over(pod, DEFAULT_BASE)
+        if over is not ended_for_good(pod, task):  # what its base container is called is not known any more
+            return None
+        return "purged" if over else "run-deleted"
 
     def _expected_checked(self, pod: Pod, task: Task) -> str | None:
         over = ended_for_good(pod, task)
         if self._named(pod, task) and task.state in HELD:
             return None
+        if not over and task.ended and self._may_remember(task):
+            return None
         return "kept" if over else "abandoned"
+
+    @staticmethod
+    def _may_remember(task: Task) -> bool:
+        """Whether the healer may go on keeping a copy of what Airflow named when this try had ended before.
+
+        That is safe, until it restarts. So after a restore, and where the task was removed meanwhile.
+        """
+        return task.ident in task.revived | task.unnamed
 
     def _expected_ended(self, pod: Pod, task: Task) -> str | None:
         return "finished" if ended_for_good(pod, task) else "orphaned"
@@ -213,7 +311,7 @@ class Verdict:
     def _expected_superseded(self, pod: Pod, task: Task, label_try: int) -> str | None:
         if task.state not in HELD or label_try >= task.number or self._named(pod, task):
             return None
-        names = [name for name in (task.stored, task.xcom) if name]
+        names = self._names(task)
         siblings = [self._server.of_name(task.setup.namespace, name) for name in names]
         living = any(other is not None and self._replaces(other, pod, task, label_try) for other in siblings)
         return "superseded" if living else None
@@ -227,9 +325,8 @@ class Verdict:
             return False
         return (other.created or 0.0) - (pod.created or 0.0) >= self._wanted.grace
 
-    @staticmethod
-    def _named(pod: Pod, task: Task) -> bool:
-        return pod.name in {task.stored, task.xcom} and pod.namespace == task.setup.namespace
+    def _named(self, pod: Pod, task: Task) -> bool:
+        return pod.name in self._names(task) and pod.namespace == task.setup.namespace
 
 
 def ended_for_good(pod: Pod, task: Task) -> bool:

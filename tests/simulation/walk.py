@@ -11,7 +11,7 @@ from itertools import accumulate
 from random import Random
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from healer.model import Pod
 from tests.simulation.airflow import Setup, label_value
@@ -44,6 +44,9 @@ TWO = 0.4
 REST = 0.3
 """How many histories ask the model through the healer's own Airflow client."""
 
+SECOND = 0.3
+"""How many histories are of an Airflow 2, asked through the healer's own client."""
+
 LEASES = (
     {"leaseDuration": "30s", "renewDeadline": "20s", "retryPeriod": "9s"},
     {"leaseDuration": "60s", "renewDeadline": "45s", "retryPeriod": "20s"},
@@ -51,6 +54,12 @@ LEASES = (
 )
 
 ELECTS = True
+
+NAMESAKES = 0.15
+"""In how many histories another Airflow has the same ids in the same namespaces."""
+
+REFUSED_AT_HOOK = 0.04
+"""How often a login ends in mid-confirmation, between the row and which Pod Airflow names."""
 
 AT_HOOK = 0.3
 """How often something happens in the middle of a confirmation or a DELETE."""
@@ -107,6 +116,9 @@ class Walker:
         self._left -= 1
         if not world.alone and chance() < LEADER_AT_HOOK:
             return self._stop_leader(world, hook)
+        if hook == "asked" and chance() < REFUSED_AT_HOOK and not world.faults.mode:
+            self.events.append(Event(world.time, "login ends", 0, chance(), hook))
+            return self.events[-1]
         pod = pods[int(chance() * len(pods))]
         kinds = KINDS_AT_CHECK if hook == "checked" and not world.alone else KINDS
         kind = kinds[int(chance() * len(kinds))]
@@ -193,11 +205,18 @@ def make_plan(random: Random) -> Plan:
             "absentGrace": "5m",
             "sightings": random.choice((1, 2, 2, 3)),
             "retention": random.choice(
-                ({"succeeded": "0s", "failed": "3m", "kept": "2m"}, {"succeeded": "2m", "failed": "0s", "kept": "0s"})
+                (
+                    {"succeeded": "0s", "failed": "3m", "kept": "2m", "purged": "4m", "longest": "6m"},
+                    {"succeeded": "2m", "failed": "0s", "kept": "0s", "purged": "4m", "longest": "6m"},
+                )
             ),
             "foreignOperators": ["OurJobOperator"],
             "actions": random.choice(
-                ({}, {"abandoned": "delete", "task-removed": "delete", "run-deleted": "delete"}, {"kept": "keep"})
+                (
+                    {},
+                    {"abandoned": "delete", "task-removed": "delete", "run-deleted": "delete", "purged": "delete"},
+                    {"kept": "keep"},
+                )
             ),
         },
         "limits": random.choice(
@@ -216,7 +235,38 @@ def make_plan(random: Random) -> Plan:
     lease = random.choice(LEASES) if two else None
     offsets = (random.choice((0.0, -4000.0, 9e5)), 0.0) if two else (0.0,)
     rest, silent = random.random() < REST, random.random() < 0.1
-    return Plan(airflow, interval, 300.0, skew, setups, lease, offsets, rest, silent)
+    if random.random() < NAMESAKES:
+        setups = _with_namesakes(random, setups)
+    hidden = frozenset(random.choices(((), ("store",), ("xcom",), ("store", "xcom")), (12, 1, 1, 1))[0])
+    return Plan(airflow, interval, 300.0, skew, setups, lease, offsets, rest, silent, hidden)
+
+
+def of_airflow_2(plan: Plan) -> Plan:
+    """Return the same plan for an Airflow 2, which has no task state store."""
+    setups = tuple(replace(setup, store=False) for setup in plan.setups)
+    return structs.replace(plan, setups=setups, rest=True, two=True)
+
+
+def _with_namesakes(random: Random, setups: tuple[Setup, ...]) -> tuple[Setup, ...]:
+    """Add another Airflow's task instances that have the same ids in the same namespaces; never stamped for ours."""
+    return (
+        *setups,
+        *(
+            replace(
+                _setup(random, number),
+                namespace=setup.namespace,
+                map_index=setup.map_index,
+                dag=setup.dag,
+                run=setup.run,
+                task=setup.task,
+                operator=setup.operator,
+                stamp=None if setup.stamp is None else "staging",
+                elsewhere=False,
+                namesake_of=number,
+            )
+            for number, setup in enumerate(setups)
+        ),
+    )
 
 
 def _named(random: Random, setups: list[Setup]) -> tuple[Setup, ...]:
@@ -261,6 +311,9 @@ def walk(seed: int) -> Result:
     """Make the history of a seed."""
     random = Random(seed)
     plan = make_plan(random)
+    # By a chance of its own: the histories of Airflow 3 stay what they are.
+    if Random(f"dialect {seed}").random() < SECOND:
+        plan = of_airflow_2(plan)
     walker, tally = Walker(random), Tally()
     world = World(plan, walker, tally)
     violation, end = _run(world, lambda: walker.next_at() < math.inf and world.step())

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from healer.config import AirflowConfig, Config
-from healer.leader import Elector  # noqa: F401 - what a healer is made of is imported with the world
+from healer.leader_election import LeaderElector  # noqa: F401 - what a healer is made of is imported with the world
 from healer.model import Pod, Reason, Withheld
-from tests.simulation import latecomers  # noqa: F401 - its moves are among the others
+from tests.simulation import intruders, latecomers  # noqa: F401 - their moves are among the others
 from tests.simulation.agenda import Agenda
 from tests.simulation.airflow import DOOMED, Kpo, Setup, Task, is_over
 from tests.simulation.answers import AirflowFaults, AirflowSeam
@@ -51,7 +51,8 @@ class Plan(Struct, frozen=True):
     """What a history begins with: the healer's configuration (as in the file), the task instances, the replicas.
 
     `lease` is the part `leaderElection` of the file, None for a sole replica. `rest`: through the real
-    Airflow client. `silent_clock`: the API server does not tell its time at first.
+    Airflow client. `silent_clock`: the API server does not tell its time at first. `hidden`: sources of
+    the identity (store, xcom) that the healer's account may never read.
     """
 
     airflow: Mapping[str, Any]
@@ -63,6 +64,9 @@ class Plan(Struct, frozen=True):
     offsets: tuple[float, ...] = (0.0,)
     rest: bool = False
     silent_clock: bool = False
+    hidden: frozenset[str] = frozenset()
+    two: bool = False
+    """Whether the Airflow is one of the second kind."""
 
 
 class Director(Protocol):
@@ -103,6 +107,9 @@ class Tally:
     def breaker(self, airflow: str, is_open: bool) -> None:
         self.counts["breaker open"] += is_open
 
+    def set_aside(self, airflow: str, count: int) -> None:
+        self.counts["set aside"] += count
+
     def regret(self, airflow: str, reason: Reason) -> None:
         self.counts[f"regret: {reason.value}"] += 1
 
@@ -110,6 +117,7 @@ class Tally:
         """Figures that the simulation does not need."""
 
     healing_delay = suspects = notices = held = wasted = reclaimed = pass_done = ignore
+    withheld_longest = kept_longest = ownership_refuted = ignore
 
 
 _REASONS = {reason: f"reason: {reason.value}" for reason in Reason}
@@ -150,12 +158,18 @@ class World:
         times = (seconds(lease.get(name, "0s")) for name in ("leaseDuration", "renewDeadline", "retryPeriod"))
         self.terms = Terms(*times)
         self.agenda = Agenda(BEGIN, self._soonest, self._tick)
-        self.tasks = [Task(number, setup, retries=setup.retries) for number, setup in enumerate(plan.setups)]
-        self.twins = len({task.face for task in self.tasks}) < len(self.tasks)
+        self.tasks = [
+            Task(number, setup, retries=setup.retries, two=plan.two) for number, setup in enumerate(plan.setups)
+        ]
+        self.ours = [task for task in self.tasks if task.ours]
+        self.others = [task for task in self.tasks if not task.ours]
+        self._settled = False
+        self.twins = len({task.face for task in self.ours}) < len(self.ours)
         self.server = Server(self.agenda.clock, self.agenda.touch)
         self.kpo = Kpo(self.server, self.agenda.clock)
-        self.verdict = Verdict(self.wanted, self.tasks, self.server, self.kpo)
-        self.faults = AirflowFaults()
+        self.faults = AirflowFaults(hidden=plan.hidden)
+        self.verdict = Verdict(self.wanted, self.tasks, self.server, self.kpo, self.faults, plan.hidden)
+        self.forged = 0
         self.seam: Any = _rest_seam() if plan.rest else AirflowSeam
         self.lease = LeaseObject()
         self.wires: list[Wire] = []
@@ -262,7 +276,7 @@ class World:
             if face != faces[index]:
                 faces[index] = face
                 task.record(self.agenda.time, fields)
-                touched.add(index)
+                touched.add(task.place)
         server = self.server
         if server.dirty:
             touched.update(server.facts[uid].task for uid in server.dirty)
@@ -276,6 +290,11 @@ class World:
     def _note(self, pod: Pod, facts: Facts) -> None:
         now = self.agenda.time
         why = self.verdict.never_of_airflow(pod)
+        if self.others:
+            shared = self.verdict.never_of_others(pod) is not None
+            facts.shared_since = None if not shared else now if facts.shared_since is None else facts.shared_since
+        proven = self.verdict.proven(pod)
+        facts.proven_until = math.inf if proven else min(now, facts.proven_until)
         vanished = facts.task is not None and not self.tasks[facts.task].exists
         if vanished and facts.vanished_first == math.inf:
             facts.vanished_first = now
@@ -295,6 +314,10 @@ class World:
         elif facts.done_at is None:
             facts.done_at, facts.done_at_server = now, self.server.time
 
+    def fellows(self, task: Task) -> list[Task]:
+        """Return the task instances of the same Airflow."""
+        return self.ours if task.ours else self.others
+
     # --- what the moves need ------------------------------------------------------------------------------------------
 
     def retire(self, task: Task, *, alive: bool = True) -> None:
@@ -312,14 +335,14 @@ class World:
 
     def hook(self, name: str, pods: Sequence[Pod]) -> None:
         """Let things happen in the middle of a request."""
-        while (event := self.director.at_hook(self, name, pods)) is not None:
+        while not self._settled and (event := self.director.at_hook(self, name, pods)) is not None:
             self.happen(event)
         self.agenda.touch()
         self.agenda.halt_here()
 
     def check_one_leader(self) -> None:
         """Check that no two healers, alive or frozen, may act at the same time."""
-        leading = [r.signed for r in self.replicas if r.elector is not None and r.elector.leads()]
+        leading = [r.signed for r in self.replicas if r.elector is not None and r.elector.is_leader()]
         if len(leading) > 1:
             raise Violation("two healers lead at the same time")
 
@@ -345,7 +368,7 @@ class World:
 
     def bound(self) -> float:
         """Return the seconds in which every orphan must be gone once nothing happens and nothing fails any more."""
-        wanted, pods = self.wanted, len(self.server.pods)
+        wanted, pods = self.wanted, sum(self.server.facts[uid].task is not None for uid in self.server.pods)
         patience = max(*wanted.retention.values(), wanted.absent_grace, wanted.min_age)
         rate = 60.0 * pods / (wanted.per_minute or 1000)
         tries = math.ceil(pods / max(1, wanted.min_count))
@@ -365,6 +388,7 @@ class World:
     def settle(self) -> None:
         """End all faults and moves, and let the healers work until every orphan is gone or its bound is over."""
         self.say("-", "nothing fails any more and nothing else happens")
+        self._settled = True
         self.faults.mode, self.faults.lag, self.faults.latency = "", 0.0, 0.05
         self.server.faults.__init__()  # type: ignore[misc]
         self.server.jump(0.0)
@@ -392,7 +416,16 @@ class World:
         """Return the Pods that must be gone in the end and are not; in report mode none must."""
         if not self.wanted.enforce:
             return []
-        return [uid for uid, pod in self.server.pods.items() if self.verdict.expected(pod) is not None]
+        return [
+            uid
+            for uid, pod in self.server.pods.items()
+            if self.verdict.expected(pod) is not None and not self._is_withheld_rightly(pod)
+        ]
+
+    def _is_withheld_rightly(self, pod: Pod) -> bool:
+        """Whether a healer has seen another Airflow's Pods there, and nothing proves whose this one is."""
+        seen = any(pod.namespace in replica.foreign for replica in self.replicas)
+        return seen and not self.verdict.tellable(pod)
 
     def close(self) -> None:
         """End all healers where they are."""

@@ -20,12 +20,13 @@ import msgspec
 from msgspec import Struct
 
 from healer.cluster import Lease
-from healer.guard import Budget
-from healer.model import Finding, Identity, Known, Pod, TaskInstance, Unknown
-from healer.reconcile import Reconciler
-from healer.reconcile.casebook import Casebook, Record
-from healer.reconcile.healing import Healing
-from healer.suspects import Suspect
+from healer.decision.limits import RateLimiter
+from healer.decision.quarantine import Suspect
+from healer.decision.records import Record, RecordStore
+from healer.deletion.executor import DeletionExecutor
+from healer.informer import PodStore
+from healer.model import Finding, Known, NamedPods, Pod, TaskInstance, Unknown
+from healer.reconciler import Reconciler
 from tests.simulation.exhaustive.model import Claim, LeaseRecord, Row, Side, Sight, Worker, World
 from tests.simulation.exhaustive.replica import CONFIG, NAMES, Body, Brain, Mind, Moment
 
@@ -38,20 +39,19 @@ WAIT = CONFIG.leader_election.lease_duration
 SIGHTINGS = CONFIG.airflows[0].policy.sightings
 
 UNTOLD = {
-    (Reconciler, "_healed"),
+    (Reconciler, "_result"),
     (Reconciler, "deleted"),
-    (Reconciler, "_announced"),
-    (Reconciler, "_ledger"),
-    (Reconciler, "_lookout"),
-    (Casebook, "_doubted"),
-    (Casebook, "_unsettled"),
-    (Casebook, "_not_asked"),
-    (Casebook, "_active"),
-    (Casebook, "_uncounted"),
-    (Healing, "_failures"),
-    (Healing, "_tried"),
-    (Healing, "_waiting"),
-    (Budget, "_filled"),
+    (Reconciler, "_withheld"),
+    (Reconciler, "_usage_meter"),
+    (Reconciler, "_notice_tracker"),
+    (RecordStore, "_unclear"),
+    (RecordStore, "_not_queryable"),
+    (RecordStore, "_active"),
+    (RecordStore, "_uncounted"),
+    (DeletionExecutor, "_tried"),
+    (DeletionExecutor, "_waiting"),
+    (RateLimiter, "_filled"),
+    (PodStore, "_pods"),
 }
 """Attributes that decide nothing here: what is told, when the next pass is due (any time will do), the fill of a
 budget without limit, and what follows from the records."""
@@ -200,7 +200,7 @@ def of_mind(body: Body, mind: Mind, present: Present) -> bytes:
 
 def _of_elector(name: str, value: Any, present: Present) -> Any:
     match name:
-        case "identity" | "term" | "_trouble":
+        case "identity" | "term" | "_last_error":
             return None
         case "_until":
             return max(0.0, value - present.now)
@@ -272,7 +272,7 @@ def _suspect(suspect: Suspect, present: Present) -> Any:
         present.age(suspect.due),
         min(SIGHTINGS, suspect.sightings),
         _float(suspect.next_look, present),
-        suspect.refuted,
+        suspect.requeues,
     )
 
 
@@ -281,7 +281,10 @@ def _record(record: Record, present: Present) -> Any:
         _held_pod(record.pod, present),
         canon(record.finding, present),
         canon(record.answer, present),
-        canon(record.doubt, present),
+        canon(record.last_unclear, present),
+        canon(record.attempts.reported, present),
+        record.attempts.denied,
+        record.attempts.needs_reread,
     )
 
 
@@ -321,7 +324,7 @@ _CANON: dict[type, Callable[[Any, Present], Any]] = {
     Finding: lambda finding, present: (finding.reason.value, canon(finding.task, present)),
     Known: lambda known, p: ("known", _task(known.task, p), canon(known.identity, p), _items(known.siblings, p)),
     Unknown: lambda _unknown, _present: "unknown",
-    Identity: lambda identity, _present: (sorted(name for _, name in identity.named), identity.failed is None),
+    NamedPods: lambda identity, _present: (sorted(name for _, name in identity.named), identity.failed is None),
     Row: _row,
     Moment: lambda moment, present: (present.now - moment.now, moment.leads),
     Lease: _lease,

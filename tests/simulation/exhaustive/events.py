@@ -9,8 +9,8 @@ from functools import partial
 from msgspec import Struct
 from msgspec.structs import replace
 
+from healer.decision.rules import DEFAULT_BASE, ENDED
 from healer.model import Container, Pod
-from healer.rules import DEFAULT_BASE, ENDED
 from tests.simulation.exhaustive.model import MOST_PODS, MOST_TRIES, WAITING, Worker, World, is_over
 
 Step = Callable[[World], World | None]

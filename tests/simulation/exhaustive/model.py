@@ -11,9 +11,9 @@ from typing import Any, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from healer.labels import safe_label
+from healer.decision.labels import safe_label
+from healer.decision.rules import DEFAULT_BASE, ENDED, is_done
 from healer.model import Container, Labels, Pod, TaskInstance
-from healer.rules import DEFAULT_BASE, ENDED, is_done
 
 EPOCH = 1_700_000_000.0
 START = 5000.0
@@ -285,9 +285,13 @@ def why_used(world: World, pod: Pod) -> str | None:
 
 
 def _maybe_a_copy(row: Row, pod: Pod, label: int) -> str | None:
-    """An ended task instance's working Pod while Airflow names another one: it may be another Airflow's (D13)."""
+    """An ended task instance's Pod while Airflow names another one: it may be another Airflow's (D13).
+
+    Of an earlier try only one that works is in doubt, as the later try's name says nothing of what was done before.
+    """
     names = {name for name in (row.stored, row.xcom) if name is not None}
-    doubtful = not pod.checked and label == row.number and not is_over(pod) and names and pod.name not in names
+    through = is_over(pod) and (pod.checked or label < row.number)
+    doubtful = label <= row.number and not through and names and pod.name not in names
     return "Airflow names another Pod: this one may be a copy" if doubtful else None
 
 

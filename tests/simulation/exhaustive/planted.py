@@ -10,11 +10,15 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from healer import rules, suspects
-from healer.cluster import Lease, Proof, deletes
-from healer.leader import Elector
-from healer.model import Answer, Finding, Pod, Reason
-from healer.reconcile import casebook, healing, reconciler, view
+from healer import reconciler
+from healer.cluster import Lease
+from healer.decision import quarantine, records, rules
+from healer.deletion import executor, pod_deleter
+from healer.deletion.pod_deleter import Evidence
+from healer.deletion.steps import Candidate, Confirmation, Confirmed
+from healer.leader_election import LeaderElector
+from healer.model import Finding, Pod, Reason
+from healer.telemetry import snapshot
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -53,111 +57,117 @@ def clear_forgiven(patch: pytest.MonkeyPatch) -> None:
     def signature(finding: Finding) -> tuple[Any, ...]:
         return finding.reason, None, None, None
 
-    for module in (suspects, healing, casebook, view):
+    for module in (quarantine, records, snapshot):
         patch.setattr(module, "signature", signature)
 
 
 def not_confirmed(patch: pytest.MonkeyPatch) -> None:
     """Nobody is asked again before the DELETE."""
 
-    def confirm(self: Any, pods: Sequence[Pod]) -> dict[str, tuple[Answer, Finding]]:
-        records = ((pod.uid, self._book.get(pod.uid)) for pod in pods)
-        now = self._tools.clock()
-        return {uid: (replace(record.answer, sent=now), record.finding) for uid, record in records if record.answer}
+    def confirm(self: Any, batch: Sequence[Candidate]) -> Confirmation:
+        known = ((each, self._records.get(each.pod.uid)) for each in batch)
+        now = self._deps.clock()
+        return Confirmation(
+            tuple(
+                Confirmed(each.suspect, each.pod, replace(record.answer, sent=now), record.finding)
+                for each, record in known
+                if record.answer
+            )
+        )
 
     patch.setattr(reconciler.Reconciler, "_confirm", confirm)
 
 
 def no_version(patch: pytest.MonkeyPatch) -> None:
     """The DELETE does not name the resourceVersion."""
-    request = deletes._request
+    request = pod_deleter._request
 
     def without(pod: Pod) -> Any:
         return replace(request(pod), body={"preconditions": {"uid": pod.uid}})
 
-    patch.setattr(deletes, "_request", without)
+    patch.setattr(pod_deleter, "_request", without)
 
 
 def evidence_from_the_answer(patch: pytest.MonkeyPatch) -> None:
     """The evidence is dated when it is used, not when the question was sent."""
-    act = healing.Healing._act
+    act = executor.DeletionExecutor._delete
 
-    def late(self: Any, suspect: Any, pod: Any, answer: Any, finding: Any, round_: Any) -> None:
-        act(self, suspect, pod, replace(answer, sent=self._clock()), finding, round_)
+    def late(self: Any, case: Confirmed, run: Any) -> None:
+        act(self, replace(case, answer=replace(case.answer, sent=self._clock())), run)
 
-    patch.setattr(healing.Healing, "_act", late)
+    patch.setattr(executor.DeletionExecutor, "_delete", late)
 
 
 def right_asked_before_connecting_only(patch: pytest.MonkeyPatch) -> None:
     """Whether the replica leads is asked before it connects, and not again before it sends."""
-    refusal = deletes.Deleter._refusal
-    asked: dict[int, Proof] = {}
+    refusal = pod_deleter.PodDeleter._refusal
+    asked: dict[int, Evidence] = {}
 
-    def once(self: Any, pod: Pod, proof: Proof, right: Any) -> str | None:
+    def once(self: Any, pod: Pod, proof: Evidence, right: Any) -> str | None:
         if asked.get(id(self)) is proof:
             return refusal(self, pod, proof, lambda: True)
         asked[id(self)] = proof
         return refusal(self, pod, proof, right)
 
-    patch.setattr(deletes.Deleter, "_refusal", once)
+    patch.setattr(pod_deleter.PodDeleter, "_refusal", once)
 
 
 def freshness_forgotten(patch: pytest.MonkeyPatch) -> None:
     """The age of the evidence is not looked at."""
-    refusal = deletes.Deleter._refusal
+    refusal = pod_deleter.PodDeleter._refusal
 
-    def lenient(self: Any, pod: Pod, proof: Proof, right: Any) -> str | None:
+    def lenient(self: Any, pod: Pod, proof: Evidence, right: Any) -> str | None:
         return refusal(self, pod, replace(proof, sent=self._clock()), right)
 
-    patch.setattr(deletes.Deleter, "_refusal", lenient)
+    patch.setattr(pod_deleter.PodDeleter, "_refusal", lenient)
 
 
 def term_from_the_answer(patch: pytest.MonkeyPatch) -> None:
     """The leadership counts from the answer to the renewal, not from its start."""
-    write = Elector._write
+    write = LeaderElector._write
 
     def late(self: Any, lease: Lease | None) -> None:
         write(self, lease)
-        self._until = self._clock() + self._terms.renew_deadline
+        self._until = self._clock() + self._config.renew_deadline
 
-    patch.setattr(Elector, "_write", late)
+    patch.setattr(LeaderElector, "_write", late)
 
 
 def taken_too_early(patch: pytest.MonkeyPatch) -> None:
     """Another replica's Lease is taken after renewDeadline instead of leaseDuration."""
-    patch.setattr(Elector, "_wait", lambda self: self._terms.renew_deadline - 2)
+    patch.setattr(LeaderElector, "_wait", lambda self: self._config.renew_deadline - 2)
 
 
 def leads_until_told(patch: pytest.MonkeyPatch) -> None:
     """A replica that can't renew its Lease goes on leading until it sees another holder."""
-    patch.setattr(Elector, "leads", lambda self: self._until > 0)
+    patch.setattr(LeaderElector, "is_leader", lambda self: self._until > 0)
 
 
 def lost_renewal_counts(patch: pytest.MonkeyPatch) -> None:
     """A renewal whose answer was lost counts as a renewal."""
-    failed = Elector._failed
+    failed = LeaderElector._failed
 
     def hopeful(self: Any, error: Any) -> None:
         failed(self, error)
         if self._until > self._clock():
-            self._until = self._clock() + self._terms.renew_deadline
+            self._until = self._clock() + self._config.renew_deadline
 
-    patch.setattr(Elector, "_failed", hopeful)
+    patch.setattr(LeaderElector, "_failed", hopeful)
 
 
 def no_grace(patch: pytest.MonkeyPatch) -> None:
     """Patience is not asked for: a suspect is ripe at its second sighting, however soon."""
-    patch.setattr(suspects, "_patience_over", lambda _pod, _finding, since, _now, _policy: since)
+    patch.setattr(quarantine, "_patience_over", lambda _pod, _finding, since, _now, _policy: since)
 
 
 def patience_starts_over(patch: pytest.MonkeyPatch) -> None:
     """Each look at a suspect starts its patience anew, so that it never falls due."""
-    patch.setattr(suspects, "due_at", lambda _pod, _finding, _since, now, policy: now.ours + policy.grace)
+    patch.setattr(quarantine, "due_at", lambda _pod, _finding, _since, now, policy: now.ours + policy.grace)
 
 
 def never_taken_over(patch: pytest.MonkeyPatch) -> None:
     """The Lease of a replica that is gone is never taken over."""
-    patch.setattr(Elector, "_wait", lambda _self: 1e9)
+    patch.setattr(LeaderElector, "_wait", lambda _self: 1e9)
 
 
 PLANTED: Mapping[str, Planted] = {

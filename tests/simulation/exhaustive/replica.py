@@ -15,15 +15,18 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from healer.clockwork import Schedule
-from healer.cluster import ClusterError, Lease, Outcome, Proof, Right, Unreachable
-from healer.cluster.deletes import Deleter
-from healer.cluster.transport import Reply, Request
+from healer.cluster import Lease, Listing
+from healer.cluster.transport import KubeReply, KubeRequest
 from healer.config import Config
-from healer.leader import Elector
-from healer.model import Answer, Identity, Known, Pod, Unknown
-from healer.reconcile import Reconciler, Tools
-from healer.rules import ENDED, needs_identity
+from healer.decision.rules import ENDED, may_prove_itself, needs_identity
+from healer.deletion.pod_deleter import Evidence, PodDeleter
+from healer.deletion.steps import Candidate
+from healer.errors import ClusterError, UnreachableError
+from healer.informer import PodStore
+from healer.leader_election import LeaderElector, LeadershipCheck
+from healer.model import Answer, DeleteResult, Known, NamedPods, Pod, Unknown
+from healer.reconciler import Dependencies, Reconciler
+from healer.schedule import Schedule
 from tests.simulation.exhaustive.model import (
     EPOCH,
     GRACE,
@@ -156,7 +159,7 @@ _PLAIN = (str, int, float, bool, type(None), dict, set, frozenset, tuple, Struct
 def _plain(value: Any) -> bool:
     if isinstance(value, type(CONFIG)) or not isinstance(value, _PLAIN):
         return False
-    return not isinstance(value, Tools)
+    return not isinstance(value, Dependencies)
 
 
 def _copied(value: Any) -> Any:
@@ -183,24 +186,26 @@ class Mind(Struct, frozen=True):
 
 
 class Tally:
-    """In the place of the metrics and of the herald: nothing is told."""
+    """In the place of the metrics and of the recorder: nothing is told."""
 
-    def ignore(self, *_: object) -> None:
+    def ignore(self, *_: object, **__: object) -> None:
         """Do nothing."""
 
     deletion = pods = withheld = breaker = healing_delay = suspects = held = wasted = reclaimed = ignore
-    notices = pass_done = detected = ignore
+    notices = pass_done = record_detected = record_deletion = ownership_refuted = set_aside = ignore
+    withheld_longest = kept_longest = ignore
 
 
 class Seam:
     """In the place of the Airflow client: the same three questions."""
 
     version = "3.3.2"
+    set_aside = 0
 
     def __init__(self, body: Body) -> None:
         self._body = body
         self._resolved: set[str] = set()
-        self._kept: dict[str, tuple[str | None, bool, Identity]] = {}
+        self._kept: dict[str, tuple[str | None, bool, NamedPods]] = {}
 
     def start_audit(self) -> None:
         self._kept = {uid: kept for uid, kept in self._kept.items() if kept[1]}
@@ -210,13 +215,13 @@ class Seam:
             self._resolved.discard(uid)
             self._kept.pop(uid, None)
 
-    def look(self, pods: Sequence[Pod]) -> dict[str, Answer]:
+    def get_all(self, pods: Sequence[Pod]) -> dict[str, Answer]:
         return self._ask(pods, fresh=False)
 
-    def ask_each(self, pods: Sequence[Pod]) -> dict[str, Answer]:
+    def get_each(self, pods: Sequence[Pod]) -> dict[str, Answer]:
         return self._ask(pods, fresh=True)
 
-    def ended_lately(self, pods: Sequence[Pod]) -> dict[str, Answer]:
+    def list_recently_ended(self, pods: Sequence[Pod]) -> dict[str, Answer]:
         answers = self._ask([pod for pod in pods if pod.uid in self._resolved], fresh=False)
         return {
             uid: answer
@@ -240,13 +245,14 @@ class Seam:
         return {pod.uid: self._identified(pod, Known(sent, task), fresh=fresh) for pod in pods}
 
     def _identified(self, pod: Pod, answer: Known, *, fresh: bool) -> Answer:
-        if not needs_identity(pod, answer.task):
+        refuted = pod.namespace in getattr(self, "refuted", ())
+        if not needs_identity(pod, answer.task) and not may_prove_itself(pod, answer.task, refuted=refuted):
             return answer
         kept, ended = self._kept.get(pod.uid), answer.task.state in ENDED
         if not fresh and kept is not None and kept[:2] == (answer.task.id, ended):
             return replace(answer, identity=kept[2])
         self._body.tape.pause("it is about to ask Airflow which Pod it uses")
-        identity: Identity = self._body.tape.op(lambda: self._body.read_identity(pod))
+        identity: NamedPods = self._body.tape.op(lambda: self._body.read_identity(pod))
         self._kept.pop(pod.uid, None)
         if identity.failed is None:
             self._kept[pod.uid] = answer.task.id, ended, identity
@@ -262,7 +268,7 @@ class Body:
         """What became of the DELETEs."""
         self.tape = Tape()
         self.confirming = False
-        self._deleter = Deleter(self, freshness=CONFIG.freshness, clock=self.clock)  # type: ignore[arg-type]
+        self._deleter = PodDeleter(self, freshness=CONFIG.freshness, clock=self.clock)  # type: ignore[arg-type]
         self._build(0.0)
         self._elect("", 0.0)
 
@@ -273,32 +279,42 @@ class Body:
     def _build(self, now: float) -> None:
         self.tape.moment = Moment(now, leads=False)
         tally = Tally()
-        tools = Tools(self, tally, tally, lambda: self.tape.moment.leads, self.clock, lambda: 0.0)  # type: ignore[arg-type]
-        self.seam = Seam(self)
+        self.seam, self.store = Seam(self), PodStore()
+        tools = Dependencies(
+            self, tally, tally, lambda: self.tape.moment.leads, self.clock, lambda: 0.0, store=self.store, deleter=self
+        )  # type: ignore[arg-type]
         self.reconciler = Reconciler(CONFIG.airflows[0], self.seam, tools)  # type: ignore[arg-type]
         self.schedule = Schedule(CONFIG, now)
         self._mark_confirmations()
-        healing, book, quarantine = self.reconciler._healing, self.reconciler._book, self.reconciler._quarantine
-        parts = (self.reconciler, healing, healing.breaker, healing.budget, book, quarantine, self.seam, self.schedule)
+        limits = self.reconciler._limits
+        parts = (
+            self.reconciler,
+            self.reconciler._executor,
+            limits.breaker,
+            limits.rate_limiter,
+            self.reconciler._records,
+            self.store,
+            self.seam,
+            self.schedule,
+        )
         self.brain_photo = Photo(*parts)
 
     def _mark_confirmations(self) -> None:
         """Tell the questions before a DELETE from first looks."""
-        healing = self.reconciler._healing
-        confirm = healing._confirm
+        confirm = self.reconciler._confirm
 
-        def marked(pods: Sequence[Pod]) -> Any:
+        def marked(batch: Sequence[Candidate]) -> Any:
             self.confirming = True
             try:
-                return confirm(pods)
+                return confirm(batch)
             finally:
                 self.confirming = False
 
-        healing._confirm = marked
+        self.reconciler._confirm = marked  # type: ignore[method-assign]
 
     def _elect(self, identity: str, now: float) -> None:
         self.tape.moment = Moment(now, leads=False)
-        self.elector = Elector(self, CONFIG.leader_election, identity, clock=self.clock, wall=lambda: 0.0)
+        self.elector = LeaderElector(self, CONFIG.leader_election, identity, clock=self.clock, wall=lambda: 0.0)
         self.mind_photo = Photo(self.elector)
 
     # --- states -----------------------------------------------------------------------------------------------------
@@ -330,7 +346,7 @@ class Body:
             if mind.tape is not None:
                 self._to_stop(world, mind)
             self.tape.moment = Moment(world.now, leads=False)
-            return self.elector.leads()
+            return self.elector.is_leader()
         finally:
             self.tape = tape
 
@@ -340,7 +356,7 @@ class Body:
         tape.wind(world, mind.tape or (), lambda w, _: w, lambda _: _halt())
         try:
             tape.pause("")
-            self.elector.step()
+            self.elector.try_acquire_or_renew()
         except _Halt:
             return
 
@@ -349,11 +365,11 @@ class Body:
     def steps(self, world: World) -> list[Stop]:
         """Run a step of the elector from where it is; return each point at which others may overtake, and its end."""
         mind: Mind = world.sides[self.index].mind
-        return self._election(world, mind, self.elector.step)
+        return self._election(world, mind, self.elector.try_acquire_or_renew)
 
     def resign(self, world: World) -> World:
         """Let the elector give the Lease away."""
-        *_, last = self._election(world, replace(world.sides[self.index].mind, tape=None), self.elector.resign)
+        *_, last = self._election(world, replace(world.sides[self.index].mind, tape=None), self.elector.release)
         return last.world
 
     def _election(self, world: World, mind: Mind, step: Callable[[], object]) -> list[Stop]:
@@ -374,7 +390,7 @@ class Body:
         """Answer as the API server does."""
         record = self.tape.op(lambda: self._get())
         if record == "unreachable":
-            raise Unreachable("no answer")
+            raise UnreachableError("no answer")
         return _as_lease(record)
 
     def _get(self) -> LeaseRecord | str | None:
@@ -393,7 +409,7 @@ class Body:
         written = self.tape.op(lambda: self._write_now(lease, version))
         self.tape.pause("the answer to its write of the Lease is on the way")
         if written == "unreachable":
-            raise Unreachable("no answer")
+            raise UnreachableError("no answer")
         if written == "conflict":
             raise ClusterError("somebody else was faster", status=409)
         answer = _as_lease(written)
@@ -428,7 +444,8 @@ class Body:
         self.tape.wind(world, brain.tape or (), keep, lambda then: Moment(then.now, leads(then)))
         self.tape.pause("")
         picture = self.tape.op(lambda: self.tape.world.pods)
-        self.reconciler.reconcile(picture, self.schedule.next(self.clock()), {})
+        self.store.replace(NAMESPACE, Listing(list(picture), ""), self.store.generation())
+        self.reconciler.reconcile(self.store.list_pods(), self.schedule.next(self.clock()), {})
         done = Brain(brain.term, self.brain_photo.take(), memo={})
         return [*self._stops(), Stop("", self._ended(self.tape.world).with_side(self.index, brain=done))]
 
@@ -487,15 +504,15 @@ class Body:
             return claim
         return replace(claim, stale=True, used=claim.used and claim.uid in world.before.used)
 
-    def read_identity(self, pod: Pod) -> Identity:
+    def read_identity(self, pod: Pod) -> NamedPods:
         """Return which Pods Airflow names now."""
         world = self.tape.world
         if world.airflow in {"down", "nameless"}:
-            return Identity(failed="the state store answers 500")
+            return NamedPods(failed="the state store answers 500")
         stale = world.airflow == "stale"
         self._note_stale(stale, [pod.uid])
         row = world.before.row if stale else world.row
-        return Identity(frozenset((NAMESPACE, name) for name in (row.stored, row.xcom) if name is not None))
+        return NamedPods(frozenset((NAMESPACE, name) for name in (row.stored, row.xcom) if name is not None))
 
     # --- what a pass asks of the API server -------------------------------------------------------------------------
 
@@ -508,18 +525,18 @@ class Body:
         self.tape.pause("it is about to read a Pod")
         found = self.tape.op(lambda: self._get_pod(name))
         if found == "unreachable":
-            raise Unreachable("no answer")
+            raise UnreachableError("no answer")
         return found  # type: ignore[no-any-return]
 
     def _get_pod(self, name: str) -> Pod | str | None:
         world = self.tape.world
         return "unreachable" if world.sides[self.index].link else world.named(name)
 
-    def delete_pod(self, pod: Pod, proof: Proof, right: Right) -> Outcome:
+    def delete_pod(self, pod: Pod, proof: Evidence, right: LeadershipCheck) -> DeleteResult:
         """Let the real deleter send it."""
-        return self._deleter.delete(pod, proof, right)
+        return self._deleter.delete_pod(pod, proof, right)
 
-    def send(self, request: Request, *, last_check: Callable[[], None] = lambda: None) -> Reply:
+    def send(self, request: KubeRequest, *, last_check: Callable[[], None] = lambda: None) -> KubeReply:
         """Carry a DELETE as the real transport does: connect, check for the last time, send, wait."""
         self.tape.pause("it is about to connect for the DELETE")
         last_check()
@@ -530,8 +547,8 @@ class Body:
         self.tape.pause("it has checked for the last time, and its DELETE is not sent yet")
         status = self.tape.op(self._arrives)
         if status == 0:
-            raise Unreachable("no answer")
-        return Reply(status, b"{}")
+            raise UnreachableError("no answer")
+        return KubeReply(status, b"{}")
 
     def _passed(self, name: str, uid: str | None, version: str | None) -> None:
         """Check that this DELETE may be sent at all."""

@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.simulation.planted import acting, airflow, leader, patience, rules
+from tests.simulation.planted import acting, airflow, leader, neighbours, patience, rules
 from tests.simulation.planted.bugs import Bug
 
-BUGS: Mapping[str, Bug] = {bug.name: bug for room in (rules, patience, acting, airflow, leader) for bug in room.BUGS}
+BUGS: Mapping[str, Bug] = {
+    bug.name: bug for room in (rules, neighbours, patience, acting, airflow, leader) for bug in room.BUGS
+}
 
 SEEDS = Path(__file__).with_name("seeds.json")
 

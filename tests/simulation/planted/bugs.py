@@ -27,8 +27,8 @@ def bug(name: str, words: str, *edits: tuple[str, str, str]) -> Bug:
 
 
 WITHOUT_PROOF = (
-    "reconcile.proof",
+    "deletion.decision_record",
     'raise AssertionError("nothing acts on an answer that knows nothing")',
-    'return NoRun("", "")',
+    'return RunEvidence("", "")',
 )
 """The edit that a bug needs which acts on no knowledge: the line of proof before a DELETE would end the pass."""
