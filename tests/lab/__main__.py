@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import FrameType
 
+from tests.lab.airflow_env import full_version
 from tests.lab.assets import binaries
-from tests.lab.chart_assets import tools as chart_tools
+from tests.lab.chart_assets import prepare as prepare_chart
 from tests.lab.kube import Cluster
 from tests.lab.processes import LabError, say, stop_all
 from tests.lab.prometheus_assets import programs
@@ -48,7 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="real orphans, healed")
     demo.add_argument("--keep", action="store_true", help="leave everything running at the end")
     demo.add_argument("--sabotage", metavar="NAME", help="run kpo-healer with a fault in it: the demo must fail")
+    demo.add_argument("--airflow", metavar="VERSION", help="2.11, 2.10, or a whole version (default: the newest)")
     demo.set_defaults(run=_demo)
+    picture = commands.add_parser("picture", help="the demo up to its `scan`, which is recorded as a picture")
+    picture.add_argument("file", type=Path, help="the SVG to write")
+    picture.set_defaults(run=_picture)
     return parser
 
 
@@ -80,7 +85,7 @@ def _prepare(options: argparse.Namespace) -> int:
             stop_all()
             raise
     if options.chart:
-        chart_tools()  # afterwards: most of helm is compiled by then, as the API server shares it
+        prepare_chart()  # afterwards: most of helm is compiled by then, as the API server shares it
     say("the lab is ready")
     return 0
 
@@ -94,8 +99,14 @@ def _airflow_steps() -> list[Callable[[], object]]:
 def _demo(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("tests.lab.demo") is None:
         raise LabError("there is no demo yet: tests/lab/demo.py is missing")
-    code: int = importlib.import_module("tests.lab.demo").main(keep=options.keep, sabotage=options.sabotage)
+    main = importlib.import_module("tests.lab.demo").main
+    code: int = main(keep=options.keep, sabotage=options.sabotage, version=full_version(options.airflow))
     return code
+
+
+def _picture(options: argparse.Namespace) -> int:
+    importlib.import_module("tests.lab.demo.picture").main(options.file)
+    return 0
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 from urllib.parse import quote
 
 import httpx
@@ -107,7 +107,7 @@ class Airflow:
         self.namespace = namespace
         (self._port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{self._port}"
-        self.environ = variables(root, self._port)
+        self.environ = self._variables()
         self.environ["AIRFLOW_CONN_KUBERNETES_DEFAULT"] = '{"conn_type": "kubernetes"}'
         self.environ["AIRFLOW_VAR_LAB_NAMESPACE"] = namespace
         self.environ["AIRFLOW_VAR_LAB_KUBECONFIG"] = str(kubeconfig or "")
@@ -129,7 +129,7 @@ class Airflow:
         cluster: HasKubeconfig | None = None,
         namespace: str = "airflow",
         env: Mapping[str, str] | None = None,
-    ) -> Airflow:
+    ) -> Self:
         """Starts an Airflow; returns when all of it runs but the DAG processor, which nobody has to wait for.
 
         root: an empty folder that is kept; by default a temporary one that goes with it. version: one of
@@ -137,7 +137,7 @@ class Airflow:
         with "api-server". namespace: must exist in the cluster before a task runs. env: more or other variables, e.g.
         `{"AIRFLOW__API__MAXIMUM_PAGE_LIMIT": "10"}`. Raises LabError with a log's tail when a part does not come up.
         """
-        environment = prepare(version)
+        environment = cls.prepared(version)
         for attempt in (1, 2, 3):
             airflow = cls._make(environment, root, namespace, cluster, env or {})
             try:
@@ -151,6 +151,14 @@ class Airflow:
             return airflow
         raise AssertionError("unreachable")
 
+    @staticmethod
+    def prepared(version: str) -> Environment:
+        """What `start` needs of this version, made first where it is missing."""
+        return prepare(version)
+
+    def _variables(self) -> dict[str, str]:
+        return variables(self.root, self._port)
+
     @classmethod
     def _make(
         cls,
@@ -159,7 +167,7 @@ class Airflow:
         namespace: str,
         cluster: HasKubeconfig | None,
         env: Mapping[str, str],
-    ) -> Airflow:
+    ) -> Self:
         folder = new_folder("kpo-healer-airflow-") if root is None else root.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         kubeconfig = cluster.kubeconfig if cluster is not None else None
@@ -168,9 +176,12 @@ class Airflow:
         airflow.environ |= env
         return airflow
 
-    def _bring_up(self, names: Collection[str]) -> None:
+    def _prepare_home(self) -> None:
         shutil.copy(database(self.environment), self.root / "airflow.db")
         (self.root / "passwords.json").write_text(json.dumps({name: name for name in USERS}))
+
+    def _bring_up(self, names: Collection[str]) -> None:
+        self._prepare_home()
         for name in names:
             self.components[name] = self._component(name)
         # The DAGs are in the copied database already, so nobody waits until they are parsed again.
@@ -224,7 +235,7 @@ class Airflow:
         if self._own_root:
             remove_folder(self.root)
 
-    def __enter__(self) -> Airflow:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -367,6 +378,11 @@ class Airflow:
     def delete_run(self, dag: str, run: str) -> None:
         """Deletes a run; Airflow refuses (409) while it is running."""
         self.request("DELETE", _run(dag, run))
+
+    @staticmethod
+    def single_question(run: str, task: str) -> str:
+        """How the decoded path of a question about one unmapped task instance ends, and of none below it (Door)."""
+        return f"/dagRuns/{run}/taskInstances/{task}/-1 "
 
     def named_pod(self, dag: str, run: str, task: str, map_index: int = -1) -> str | None:
         """The Pod that Airflow's state store names for this task instance (Airflow 3.3 and later)."""

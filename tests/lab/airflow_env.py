@@ -20,14 +20,34 @@ from tests.lab.processes import LabError, run_shown
 FULL: Final = "3.3.2"
 """The version that runs KubernetesPodOperator tasks; every other one serves its REST API only."""
 
+FAB: Final = f"{FULL}-fab"
+"""The same with the FAB auth manager, whose provider wants other versions of some libraries."""
+
 REQUIREMENTS: Final = {
     FULL: Path(__file__).with_name("airflow-requirements.txt"),
-    **{v: Path(__file__).with_name(f"airflow-requirements-{v}.txt") for v in ("3.2.2", "3.1.8", "3.0.6")},
+    **{v: Path(__file__).with_name(f"airflow-requirements-{v}.txt") for v in ("3.2.2", "3.1.8", "3.0.6", FAB)},
 }
 """Resolved with `uv pip compile --universal --python-version 3.11`: the full one from apache-airflow and the provider,
 the others from apache-airflow-core with `--exclude-newer` some weeks after their release, for they break with newer
 libraries.
 """
+
+AIRFLOW_2: Final = {v: Path(__file__).with_name(f"airflow-requirements-{v}.txt") for v in ("2.11.2", "2.10.5")}
+"""Airflow 2, whole (see airflow2.py): resolved alike, from apache-airflow and the newest provider it takes."""
+
+LOGINS: Final = f"{FULL}-logins"
+"""The full version without its provider, with the auth managers of the providers fab and keycloak: REST API only."""
+
+WITH_LOGINS: Final = {LOGINS: Path(__file__).with_name("airflow-requirements-logins.txt")}
+
+
+def full_version(text: str | None) -> str:
+    """Return the version that runs tasks and begins so, as `2.11`; the newest one for None. Raises LabError."""
+    known = (FULL, *AIRFLOW_2)
+    found = [version for version in known if text is None or f"{version}.".startswith(f"{text}.")]
+    if not found:
+        raise LabError(f"the lab runs no tasks with Airflow {text}: choose one of {', '.join(known)}")
+    return found[0]
 
 
 @dataclass(frozen=True)
@@ -57,13 +77,14 @@ def prepare(version: str = FULL) -> Environment:
 
     Raises LabError for a version without pinned requirements, or when pip fails.
     """
-    if version not in REQUIREMENTS:
-        raise LabError(f"the lab has no Airflow {version}: choose one of {', '.join(REQUIREMENTS)}")
-    environment = Environment(version, cache_folder() / f"airflow-{version}-{_digest(REQUIREMENTS[version])}")
+    known = {**REQUIREMENTS, **AIRFLOW_2, **WITH_LOGINS}
+    if version not in known:
+        raise LabError(f"the lab has no Airflow {version}: choose one of {', '.join(known)}")
+    environment = Environment(version, cache_folder() / f"airflow-{version}-{_digest(known[version])}")
     if not environment.complete.exists():
         with locked(cache_folder() / f".airflow-{version}.lock"):
             if not environment.complete.exists():  # else another process has installed it meanwhile
-                _install(environment, REQUIREMENTS[version])
+                _install(environment, known[version])
     return environment
 
 

@@ -22,9 +22,25 @@ SCRIPT: Final = Path(__file__).with_name("inside") / "backdoor.py"
 
 Auto = Literal["auto"]
 Event = Literal[
-    "schedule", "queue", "run", "defer", "resume", "succeed", "fail", "skip", "upstream-fail", "retry", "remove"
+    "schedule",
+    "queue",
+    "run",
+    "begin",
+    "force",
+    "defer",
+    "resume",
+    "succeed",
+    "fail",
+    "skip",
+    "upstream-fail",
+    "retry",
+    "remove",
 ]
-"""What happens to a task instance; see `EVENTS` in inside/backdoor.py for how Airflow does each."""
+"""What happens to a task instance; see `EVENTS` in inside/backdoor.py for how Airflow does each.
+
+Of Airflow 2 alone (inside/backdoor2.py): `begin`, when the task's own process takes away the XComs of the try before,
+and `force`, `airflow tasks run --force`, which runs the same try once more.
+"""
 
 RENDERED: Final = {"namespace": "airflow", "base_container_name": "base", "image": "registry.example.com/etl:1"}
 """The rendered fields that the healer reads, and one that it does not."""
@@ -83,10 +99,10 @@ class Backdoor:
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False)
 
     @classmethod
-    def start(cls, environment: Environment, root: Path, environ: Mapping[str, str]) -> Backdoor:
+    def start(cls, environment: Environment, root: Path, environ: Mapping[str, str], script: Path = SCRIPT) -> Backdoor:
         """Starts it (some three seconds); LabError with its log when it does not come up."""
         (port,) = free_ports(1)
-        args: list[str | Path] = [environment.python, SCRIPT, str(port)]
+        args: list[str | Path] = [environment.python, script, str(port)]
         process = Process("airflow backdoor", args, root / "backdoor.log", env=environ, cwd=root)
         backdoor = cls(process, port)
         process.ready = lambda: backdoor._client.get("/").status_code == 200

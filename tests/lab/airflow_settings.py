@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
 from collections.abc import Mapping
@@ -16,13 +17,12 @@ PLUGINS: Final = Path(__file__).with_name("inside") / "plugins"
 LOCAL_SETTINGS: Final = Path(__file__).with_name("inside") / "settings"
 """Where Airflow finds its `airflow_local_settings`."""
 
-_FOREIGN: Final = ("AIRFLOW", "PYTHON", "VIRTUAL_ENV", "KUBECONFIG", "KUBERNETES_", "KPO_HEALER_")
+_FOREIGN: Final = ("AIRFLOW", "_AIRFLOW", "PYTHON", "VIRTUAL_ENV", "KUBECONFIG", "KUBERNETES_", "KPO_HEALER_")
 """Variables (by prefix) of the caller that must not reach the Airflow of the lab."""
 
 
 def variables(home: Path, port: int, *, dags: Path = DAGS) -> dict[str, str]:
     """Everything an Airflow process needs, begun with the caller's own environment; secrets are made up anew."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
     url = f"http://127.0.0.1:{port}"
     config: dict[str, Mapping[str, object]] = {
         "core": {
@@ -33,6 +33,7 @@ def variables(home: Path, port: int, *, dags: Path = DAGS) -> dict[str, str]:
             "dag_discovery_safe_mode": False,
             "executor": "LocalExecutor",
             "parallelism": 16,
+            "fernet_key": fernet_key(),
             "execution_api_server_url": f"{url}/execution/",
             "simple_auth_manager_users": ",".join(f"{name}:{name}" for name in USERS),
             "simple_auth_manager_passwords_file": home / "passwords.json",
@@ -48,7 +49,16 @@ def variables(home: Path, port: int, *, dags: Path = DAGS) -> dict[str, str]:
         **_QUICK,
     }
     own = {"AIRFLOW_HOME": str(home), "NO_PROXY": "*", "no_proxy": "*", "PYTHONPATH": str(LOCAL_SETTINGS)}
-    return inherited | own | _flat(config)
+    return inherited() | own | as_variables(config)
+
+
+def fernet_key() -> str:
+    """A key for what is encrypted in the database, such as what a trigger was given.
+
+    Where none is configured each process makes one up and writes it into Airflow's folder; several that are started
+    together may each use their own, and then can't read what another one wrote.
+    """
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
 _QUICK: Final[Mapping[str, Mapping[str, object]]] = {
@@ -77,7 +87,12 @@ _QUICK: Final[Mapping[str, Mapping[str, object]]] = {
 """Shorter than by default, so that what Airflow notices after minutes is noticed after seconds."""
 
 
-def _flat(config: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
+def inherited() -> dict[str, str]:
+    """The caller's own environment, without what must not reach an Airflow of the lab."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
+
+
+def as_variables(config: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
     """Sections and keys as Airflow reads them from the environment: AIRFLOW__SECTION__KEY."""
     return {
         f"AIRFLOW__{section}__{key}".upper(): str(value)

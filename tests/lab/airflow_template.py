@@ -51,12 +51,12 @@ def _make(environment: Environment, folder: Path) -> None:
     run_shown(title, [*airflow, "db", "migrate"], env=env, cwd=unfinished)
     if environment.version == FULL:
         run_shown(f"{title}: parsing DAGs", [*airflow, "dags", "reserialize"], env=env, cwd=unfinished)
-    _allow_many_readers(unfinished / "airflow.db")
+    allow_many_readers(unfinished / "airflow.db")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
 
 
-def _allow_many_readers(file: Path) -> None:
+def allow_many_readers(file: Path) -> None:
     """Write-ahead logging: readers don't wait for the one writer, which four processes on SQLite need."""
     connection = sqlite3.connect(file)
     connection.execute("PRAGMA journal_mode=WAL")

@@ -1,8 +1,8 @@
 """What renders and checks the Helm chart: helm, kubeconform, and the schemas of what the chart may make.
 
-helm and kubeconform are taken from PATH, else built once from the Go modules that `go-deploy/go.mod` pins. The schemas
-of Kubernetes' own kinds come with a package of PyPI, those of the Prometheus Operator from its own CRDs, as its Go
-module brings them.
+Programs are taken from PATH, else built once from the Go modules that `go-deploy/go.mod` pins, or `go-chart/go.mod`:
+what describes and tests the chart is apart, so that helm is not built anew with it. The schemas of Kubernetes' own
+kinds come with a package of PyPI, those of the Prometheus Operator from its own CRDs, as its Go module brings them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,27 @@ from tests.lab.assets import cache_folder, go, locked
 from tests.lab.processes import LabError, run_shown
 
 MODULE: Final = Path(__file__).with_name("go-deploy")
-PACKAGES: Final = {
-    "helm": "helm.sh/helm/v4/cmd/helm",
-    "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform",
+BESIDE: Final = Path(__file__).with_name("go-chart")
+
+
+@dataclass(frozen=True)
+class Program:
+    """Where a program comes from. ask: how it tells its version; oldest: which one on PATH is new enough."""
+
+    package: str
+    module: Path
+    ask: tuple[str, ...]
+    oldest: tuple[int, ...]
+
+
+PROGRAMS: Final = {
+    "helm": Program("helm.sh/helm/v4/cmd/helm", MODULE, ("version", "--short"), (3, 18)),
+    "kubeconform": Program("github.com/yannh/kubeconform/cmd/kubeconform", MODULE, ("-v",), (0, 6)),
+    "helm-docs": Program("github.com/norwoodj/helm-docs/cmd/helm-docs", BESIDE, ("--version",), (1, 14)),
+    "helm-unittest": Program("github.com/helm-unittest/helm-unittest/cmd/helm-unittest", BESIDE, ("--help",), (1,)),
+    "kustomize": Program("sigs.k8s.io/kustomize/kustomize/v5", BESIDE, ("version",), (5, 4)),
 }
-OLDEST: Final = {"helm": (3, 18), "kubeconform": (0, 6)}
-ASK: Final = {"helm": ("version", "--short"), "kubeconform": ("-v",)}
+"""What is run, by the name of its program. helm-unittest tells no version: it is always the pinned one."""
 
 SCHEMAS: Final = "kubernetes-validate==1.37.0"
 """Kubernetes' OpenAPI documents of 1.25 to 1.37 as JSON schemas, strict ones too."""
@@ -38,12 +53,47 @@ SCHEMAS: Final = "kubernetes-validate==1.37.0"
 VERSIONS: Final = ("1.30.0", "1.34.0", "1.37.0")
 """The oldest Kubernetes with admission policies, one in between, and the newest whose schemas are published."""
 
-OPERATOR: Final = "github.com/prometheus-operator/prometheus-operator@v0.93.1"
-OPERATOR_SUM: Final = "h1:4Juk8v93RdG1DSGD/mGp+SeQKPmnlLIj2iq3blLZgFY="
-
 _ELSEWHERE: Final = "/api/_definitions.json"
 
-KINDS: Final = ("servicemonitors", "prometheusrules")
+
+@dataclass(frozen=True)
+class Crds:
+    """The CRDs of a controller, as its Go module brings them. folder: where they are in it, under these names."""
+
+    module: str
+    checksum: str
+    folder: str
+    files: tuple[str, ...]
+
+
+OPERATOR: Final = Crds(
+    "github.com/prometheus-operator/prometheus-operator@v0.93.1",
+    "h1:4Juk8v93RdG1DSGD/mGp+SeQKPmnlLIj2iq3blLZgFY=",
+    "example/prometheus-operator-crd",
+    tuple(f"monitoring.coreos.com_{kind}.yaml" for kind in ("servicemonitors", "podmonitors", "prometheusrules")),
+)
+DELIVERY: Final = (
+    Crds(
+        "github.com/argoproj/argo-cd/v3@v3.4.13",
+        "h1:kmnF4nE5SQ83OhtdX6DMmLSpH0eRIa1gNYdCLNHqB+A=",
+        "manifests/crds",
+        ("application-crd.yaml",),
+    ),
+    Crds(
+        "github.com/fluxcd/source-controller@v1.9.6",
+        "h1:nG534/bI6nVpyHra7ONAk6xDB3xPsVT+EOLHZHXPrrc=",
+        "config/crd/bases",
+        ("source.toolkit.fluxcd.io_gitrepositories.yaml",),
+    ),
+    Crds(
+        "github.com/external-secrets/external-secrets@v1.3.2",
+        "h1:u2J8RjlHIeF0oZCqtl92adI/uZWUwOesJIDkfql6LqQ=",
+        "config/crds/bases",
+        ("external-secrets.io_externalsecrets.yaml",),
+    ),
+)
+"""What brings the chart into a cluster, and its login."""
+
 
 Json = Any
 """A decoded JSON document."""
@@ -65,14 +115,29 @@ def tools() -> Tools:
     Raises LabError when something can't be fetched or built.
     """
     kubernetes = _cached("-".join((SCHEMAS.replace("==", "-"), *VERSIONS)), _fetch_kubernetes)
-    operator = _cached(OPERATOR.rpartition("/")[2].replace("@", "-"), _fetch_operator)
     return Tools(
         helm=helm(),
         kubeconform=_program("kubeconform"),
         kubernetes=f"{kubernetes}/{{{{.NormalizedKubernetesVersion}}}}-local{{{{.StrictSuffix}}}}"
         "/{{.ResourceKind}}{{.KindSuffix}}.json",
-        operator=f"{operator}/{{{{.ResourceKind}}}}.json",
+        operator=schemas_of(OPERATOR),
     )
+
+
+def schemas_of(crds: Crds) -> str:
+    """Where kubeconform finds the schemas of these kinds, as its template.
+
+    Raises LabError when the module can't be had.
+    """
+    digest = hashlib.sha256("\n".join((crds.checksum, *crds.files)).encode()).hexdigest()[:12]
+    return f"{_cached(f'crds-{digest}', lambda folder: _fetch_crds(crds, folder))}/{{{{.ResourceKind}}}}.json"
+
+
+def prepare() -> None:
+    """Make all that is missing, the schemas too."""
+    tools()
+    for name in PROGRAMS:
+        _program(name)
 
 
 def helm() -> Path:
@@ -80,16 +145,31 @@ def helm() -> Path:
     return _program("helm")
 
 
+def helm_docs() -> Path:
+    """What makes the chart's README, built first where it is missing."""
+    return _program("helm-docs")
+
+
+def helm_unittest() -> Path:
+    """What runs the chart's own tests, built first where it is missing."""
+    return _program("helm-unittest")
+
+
+def kustomize() -> Path:
+    """The program, built first where it is missing."""
+    return _program("kustomize")
+
+
 def _program(name: str) -> Path:
-    on_path = shutil.which(name)
-    if on_path and _version(Path(on_path), name) >= OLDEST[name]:
+    on_path, module = shutil.which(name), PROGRAMS[name].module
+    if on_path and _version(Path(on_path), name) >= PROGRAMS[name].oldest:
         return Path(on_path)
-    digest = hashlib.sha256((MODULE / "go.mod").read_bytes() + (MODULE / "go.sum").read_bytes())
+    digest = hashlib.sha256((module / "go.mod").read_bytes() + (module / "go.sum").read_bytes())
     return _cached(f"chart-{digest.hexdigest()[:12]}-{name}", lambda folder: _build(name, folder)) / name
 
 
 def _version(program: Path, name: str) -> tuple[int, ...]:
-    done = subprocess.run([program, *ASK[name]], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([program, *PROGRAMS[name].ask], capture_output=True, text=True, timeout=60, check=False)
     found = re.search(r"v?(\d+)\.(\d+)", done.stdout)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
@@ -97,9 +177,9 @@ def _version(program: Path, name: str) -> tuple[int, ...]:
 def _build(name: str, folder: Path) -> None:
     run_shown(
         f"building {name} from Go modules (once)",
-        [go(), "build", "-trimpath", "-ldflags", "-s -w", "-o", folder / name, PACKAGES[name]],
+        [go(), "build", "-trimpath", "-ldflags", "-s -w", "-o", folder / name, PROGRAMS[name].package],
         env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"},
-        cwd=MODULE,
+        cwd=PROGRAMS[name].module,
     )
 
 
@@ -151,22 +231,22 @@ def _referred(schema: Json) -> set[str]:
     return set(re.findall(rf'"(?:{re.escape(_ELSEWHERE)})?#/\$defs/([^"]+)"', json.dumps(schema)))
 
 
-def _fetch_operator(folder: Path) -> None:
-    crds = _operator_module() / "example/prometheus-operator-crd"
-    for plural in KINDS:
-        document = yaml.load((crds / f"monitoring.coreos.com_{plural}.yaml").read_text(), Loader=yaml.CSafeLoader)
-        (version, *_) = document["spec"]["versions"]
+def _fetch_crds(crds: Crds, folder: Path) -> None:
+    source = _module(crds) / crds.folder
+    for file in crds.files:
+        document = yaml.load((source / file).read_text(), Loader=yaml.CSafeLoader)
+        (version,) = (version for version in document["spec"]["versions"] if version["storage"])
         schema = _strict(version["schema"]["openAPIV3Schema"])
         (folder / f"{document['spec']['names']['singular']}.json").write_text(json.dumps(schema))
 
 
-def _operator_module() -> Path:
+def _module(crds: Crds) -> Path:
     told = subprocess.run(
-        [go(), "mod", "download", "-json", OPERATOR], capture_output=True, text=True, cwd=MODULE, check=False
+        [go(), "mod", "download", "-json", crds.module], capture_output=True, text=True, cwd=MODULE, check=False
     )
     module = json.loads(told.stdout or "{}")
-    if module.get("Sum") != OPERATOR_SUM:
-        raise LabError(f"{OPERATOR} can't be had: {module.get('Error') or told.stderr or module.get('Sum')}")
+    if module.get("Sum") != crds.checksum:
+        raise LabError(f"{crds.module} can't be had: {module.get('Error') or told.stderr or module.get('Sum')}")
     return Path(module["Dir"])
 
 

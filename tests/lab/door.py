@@ -50,14 +50,14 @@ class Door:
     def once(self, part: str, act: Callable[[], object], *, after: int = 0) -> None:
         """Calls `act` when a request comes whose decoded path holds `part`, before it is passed on.
 
-        The first time, or `after` so many others.
+        The first time, or `after` so many others. A blank at the end of `part` stands for the end of the path.
         """
         with self._lock:
             self._watchers.append(_Watcher(part, act, after))
 
     def _due(self, path: str) -> list[_Watcher]:
         with self._lock:
-            met = [watcher for watcher in self._watchers if watcher.part in unquote(path)]
+            met = [watcher for watcher in self._watchers if watcher.part in f"{unquote(path)} "]
             due = [watcher for watcher in met if watcher.left == 0]
             for watcher in met:
                 watcher.left -= 1
@@ -68,6 +68,7 @@ class Door:
         """The server's answer and its body, compressed or not as it came."""
         for watcher in self._due(path):
             watcher.act()
+        self._client.cookies.clear()  # a session is its owner's alone
         with self._client.stream(method, path, headers=headers, content=body) as answer:
             return answer, b"".join(answer.iter_raw())
 

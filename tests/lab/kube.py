@@ -26,7 +26,7 @@ import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Self
 from urllib.parse import quote
 
 import httpx
@@ -75,10 +75,17 @@ class Cluster:
     in a cluster without kwok.
     """
 
+    PORT: ClassVar[int | None] = None
+    """Of the API server; None takes a free one."""
+
+    NAMES: ClassVar[Sequence[str]] = ("127.0.0.1", "localhost", "kubernetes.default.svc")
+    """What the API server's certificate is for."""
+
     def __init__(self, root: Path, assets: Assets) -> None:
         self.root = root
         self._assets = assets
-        self._etcd_port, self._peer_port, self._api_port, self._kubelet_port, self._kwok_port = free_ports(5)
+        self._etcd_port, self._peer_port, free_port, self._kubelet_port, self._kwok_port = free_ports(5)
+        self._api_port = self.PORT or free_port
         self.url = f"https://127.0.0.1:{self._api_port}"
         self.etcd_url = f"http://127.0.0.1:{self._etcd_port}"
         self.audit_log = root / "audit.log"
@@ -96,7 +103,7 @@ class Cluster:
         self.kubelet: Process | None = None
 
     @classmethod
-    def start(cls, root: Path | None = None, *, kwok: bool = True) -> Cluster:
+    def start(cls, root: Path | None = None, *, kwok: bool = True) -> Self:
         """Starts a cluster and returns when a pod that is created would run.
 
         root: an empty folder that is kept; by default a temporary one that goes with the cluster. Without `kwok` pods
@@ -117,7 +124,7 @@ class Cluster:
         raise AssertionError("unreachable")
 
     @classmethod
-    def _prepare(cls, root: Path | None, assets: Assets) -> Cluster:
+    def _prepare(cls, root: Path | None, assets: Assets) -> Self:
         folder = new_folder("kpo-healer-cluster-") if root is None else root.absolute()
         (folder / "pki").mkdir(parents=True, exist_ok=True)
         cluster = cls(folder, assets)
@@ -135,7 +142,7 @@ class Cluster:
         if self._own_root:
             remove_folder(self.root)
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -146,9 +153,8 @@ class Cluster:
     def _write_files(self) -> None:
         pki = self.root / "pki"
         self._authority.cert_pem.write_to_path(self.ca)
-        names = ("127.0.0.1", "localhost", "kubernetes.default.svc")
         for name, cert in {
-            "server": self._authority.issue_cert(*names),
+            "server": self._authority.issue_cert(*self.NAMES),
             # Keys only matter here: it signs the tokens of ServiceAccounts.
             "accounts": self._authority.issue_cert("accounts.invalid", key_type=trustme.KeyType.RSA),
         }.items():
@@ -170,14 +176,18 @@ class Cluster:
         }
         return Process(
             "etcd",
-            [self._assets.etcd, *_flags(flags), "--unsafe-no-fsync"],
+            [self._assets.etcd, *as_flags(flags), "--unsafe-no-fsync"],
             self.root / "etcd.log",
             ready=lambda: httpx.get(f"{self.etcd_url}/readyz", trust_env=False).status_code == 200,
         )
 
     def _make_apiserver(self) -> Process:
+        args = [self._assets.kube_apiserver, *as_flags(self._apiserver_flags())]
+        return Process("kube-apiserver", args, self.root / "kube-apiserver.log", ready=self._answers)
+
+    def _apiserver_flags(self) -> dict[str, object]:
         pki = self.root / "pki"
-        flags = {
+        return {
             "etcd-servers": self.etcd_url,
             "secure-port": self._api_port,
             "bind-address": "127.0.0.1",
@@ -200,8 +210,6 @@ class Cluster:
             "audit-log-path": self.audit_log,
             "audit-log-maxsize": 4096,
         }
-        args = [self._assets.kube_apiserver, *_flags(flags)]
-        return Process("kube-apiserver", args, self.root / "kube-apiserver.log", ready=self._answers)
 
     def _answers(self) -> bool:
         answer = self.client.get("/readyz")
@@ -231,14 +239,14 @@ class Cluster:
             "server-address": f"127.0.0.1:{self._kwok_port}",
             "node-lease-duration-seconds": 0,
         }
-        return Process("kwok", [self._assets.kwok, *_flags(flags)], self.root / "kwok.log")
+        return Process("kwok", [self._assets.kwok, *as_flags(flags)], self.root / "kwok.log")
 
     def _make_kubelet(self) -> Process:
         pki, url = self.root / "pki", f"https://127.0.0.1:{self._kubelet_port}/healthz"
         files = {"kubeconfig": self.root / "kwok.kubeconfig", "cert": pki / "server.pem", "key": pki / "server.key"}
         return Process(
             "kubelet",
-            [sys.executable, "-m", "tests.lab.kubelet", *_flags({"port": self._kubelet_port, **files})],
+            [sys.executable, "-m", "tests.lab.kubelet", *as_flags({"port": self._kubelet_port, **files})],
             self.root / "kubelet.log",
             cwd=REPOSITORY,
             ready=lambda: httpx.get(url, verify=self._tls, trust_env=False),
@@ -345,13 +353,22 @@ class Cluster:
         """Removes the namespace and what is in it at once, past finalizers: no controller is there to do it.
 
         Thousands of pods would take the API server half a minute, etcd a moment; watches see every deletion.
+        Ends when admission, which reads namespaces from a watch of its own, has seen it too: one of the same name
+        that comes back sooner would be refused Pods as if it were terminating.
         """
         for plural in IN_A_NAMESPACE:
             self._erase(f"/registry/{plural}/{name}/", whole_prefix=True)
         path = f"/api/v1/namespaces/{name}"
-        self.request("DELETE", path, expect=(200, 202, 404))
         empty = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}, "spec": {"finalizers": []}}
-        self.request("PUT", f"{path}/finalize", empty, expect=(200, 404, 409))
+        probe = {"metadata": {"name": "probe"}}
+
+        def gone() -> bool:
+            self.request("DELETE", path, expect=(200, 202, 404, 409))
+            self.request("PUT", f"{path}/finalize", empty, expect=(200, 404, 409))
+            seen = self.client.request("POST", f"{path}/configmaps", json=probe, params={"dryRun": "All"})
+            return seen.status_code == 404
+
+        wait_for(gone, what=f"namespace {name} is gone")
 
     def create_pod(self, body: Json) -> Json:
         """Creates the pod in `metadata.namespace`; the object that the server made of it."""
@@ -531,7 +548,7 @@ class Cluster:
         return answer.json()
 
 
-def _flags(values: Mapping[str, object]) -> list[str | Path]:
+def as_flags(values: Mapping[str, object]) -> list[str | Path]:
     return [f"--{name}={value}" for name, value in values.items()]
 
 

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from healer.labels import safe_label
+from healer.decision.labels import safe_label
 
 Json = dict[str, Any]
 Labels = Mapping[str, str | None]

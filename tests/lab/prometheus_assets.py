@@ -75,7 +75,7 @@ def _from_debian(folder: Path) -> bool:
     """Whether apt had a package whose programs run here and are new enough."""
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         return False
-    apt = ["apt-get", "-q", *_private(folder / "apt")]
+    apt = ["apt-get", "-q", *private_apt(folder / "apt")]
     try:
         run_shown("fetching Debian's list of packages (once)", [*apt, "update"])
         run_shown("fetching Prometheus (once)", [*apt, "download", "prometheus"], cwd=folder)
@@ -94,7 +94,7 @@ def _from_debian(folder: Path) -> bool:
     return True
 
 
-def _private(folder: Path) -> list[str]:
+def private_apt(folder: Path) -> list[str]:
     """Options by which apt keeps to `folder`, so that it needs no root and changes nothing of the system's."""
     for part in ("lists/partial", "cache/archives/partial"):
         (folder / part).mkdir(parents=True)

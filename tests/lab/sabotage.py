@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
-from healer import labels, rules
-from healer.airflow import harvest, resolve, service
-from healer.cluster import deletes
+from healer.airflow import service
+from healer.airflow.queries import resolver, results
+from healer.decision import labels, rules
+from healer.deletion import pod_deleter
 from healer.model import LabelKey, Labels, Reason
 
 _TAIL: Final = re.compile(r"-[0-9a-f]{9}\Z")
@@ -32,7 +33,7 @@ def always_fires() -> None:
 
 def tries_swapped() -> None:
     """The try on the Pod's label and the task instance's are taken for each other."""
-    rules.Case.label_try, rules.Case.task_try = rules.Case.task_try, rules.Case.label_try  # type: ignore[method-assign]
+    rules.RuleInput.label_try, rules.RuleInput.task_try = rules.RuleInput.task_try, rules.RuleInput.label_try  # type: ignore[method-assign]
 
 
 def hash_ignored() -> None:
@@ -51,11 +52,11 @@ def hash_ignored() -> None:
 
     for module in (rules, service):
         _patch(module, "parse", loose_parse)
-    for module in (rules, harvest, resolve):
+    for module in (rules, results, resolver):
         _patch(module, "safe_label", loose_label)
-    by_label = resolve._by_label
-    _patch(resolve, "_by_label", lambda ids: {label: found[:1] for label, found in by_label(ids).items()})
-    _patch(resolve, "may_be_hashed", lambda _: True)
+    by_label = resolver._by_label
+    _patch(resolver, "_by_label", lambda ids: {label: found[:1] for label, found in by_label(ids).items()})
+    _patch(resolver, "may_be_hashed", lambda _: True)
 
 
 def uid_ignored() -> None:
@@ -88,7 +89,7 @@ def _replace_rule(reason: Reason, predicate: Callable[[Any], bool], *, before: R
 
 
 def _without(*names: str) -> None:
-    request = deletes._request
+    request = pod_deleter._request
 
     def careless(*arguments: Any) -> Any:
         made = request(*arguments)
@@ -96,7 +97,7 @@ def _without(*names: str) -> None:
         body["preconditions"] = {k: v for k, v in body["preconditions"].items() if k not in names}
         return msgspec.structs.replace(made, body=body)
 
-    _patch(deletes, "_request", careless)
+    _patch(pod_deleter, "_request", careless)
 
 
 def _patch(module: Any, name: str, value: object) -> None:

@@ -13,7 +13,12 @@ from __future__ import annotations
 import datetime as dt
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.sdk import DAG
+
+try:
+    from airflow.sdk import DAG, TaskGroup
+except ImportError:  # Airflow 2
+    from airflow.models.dag import DAG
+    from airflow.utils.task_group import TaskGroup  # noqa: F401 - for the DAGs
 
 LAB = "lab.kpo-healer.io"
 

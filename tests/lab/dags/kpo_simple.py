@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.sdk import TaskGroup
 
-from _kpo import kpo, kpo_dag, settings
+from _kpo import TaskGroup, kpo, kpo_dag, settings
 
 with kpo_dag("kpo_sync"):
     kpo()

@@ -24,5 +24,7 @@ with kpo_dag("kpo_retries_deferrable"):
 with kpo_dag("kpo_twins"):
     kpo(retries=2, retry_delay=SOON, reattach_on_restart=False)
 
+# Its Pods are stamped: where a copy of some Pod refutes the claim to the namespace, nothing else proves whose a twin is.
 with kpo_dag("kpo_twins_deferrable"):
-    kpo(retries=2, retry_delay=SOON, reattach_on_restart=False, deferrable=True)
+    stamp = {"kpo-healer.io/airflow": "demo"}
+    kpo(retries=2, retry_delay=SOON, reattach_on_restart=False, deferrable=True, labels=stamp)

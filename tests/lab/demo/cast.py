@@ -103,6 +103,11 @@ class Stage:
         dag, run, name, index = task.ids
         return self.airflow.wait_task(dag, run, name, *states, map_index=index, try_number=try_number, timeout=PATIENCE)
 
+    def wait_adopted(self, task: Task, try_number: int) -> None:
+        """Waits until this try has taken over the Pod of an earlier one, and Airflow names it again."""
+        self.airflow.wait_adopted(*task.ids[:3], try_number, task.index)
+        wait_for(lambda: self.pod_name(task), timeout=PATIENCE, what=f"{task.dag} {task.run}: a name", interval=0.2)
+
     def ended(self, task: Task) -> float:
         """Waits until the task instance has failed; when that was."""
         return moment(self.wait(task, "failed")["end_date"])

@@ -20,7 +20,7 @@ PATIENCE: Final = 45.0
 """Seconds without any progress after which nothing more is expected to go."""
 
 LAST_PASSES: Final = 14
-"""Passes after the last deletion, audits among them, in which nothing more may go."""
+"""Passes after the last deletion, and then an audit, in which nothing more may go."""
 
 
 class Enforcement:
@@ -42,13 +42,15 @@ class Enforcement:
         run, task = self._plot.renamed.run, self._plot.renamed.task
         # The first single question about this task instance is its second sighting; the next one asks for confirmation,
         # just before the DELETE. No audit comes between them, whose lists would take their place.
-        door.once(f"/dagRuns/{run}/taskInstances/{task}/-1", self._take_the_name, after=1)
+        door.once(self._stage.airflow.single_question(run, task), self._take_the_name, after=1)
         for step in (self._keep_pod, self._let_adopt, self._follow):
             try:
                 step()
             except LabError as error:
                 self._narrator.claim(str(error).partition("\n")[0], False)
         self._healer.wait_passes(LAST_PASSES, timeout=240)
+        audits = self._audits()
+        self._wait(lambda: self._audits() > audits, what="an audit")
         self._listen()
 
     def reasons(self) -> dict[str, str]:
@@ -93,6 +95,9 @@ class Enforcement:
         """How often the operator has looked at the Pod: it does so all the time once it has it."""
         reads = self._stage.cluster.audit(mark, user="admin", verb="get", resource="pods")
         return sum(1 for event in reads if event.name == name and event.user_agent != "lab")
+
+    def _audits(self) -> int:
+        return sum(line.get("message") == "audit" for line in self._healer.lines())
 
     def _state(self, task: Task) -> str:
         return str(self._stage.airflow.task_instance(*task.ids)["state"])

@@ -133,6 +133,8 @@ def _look_alike_runs(stage: Stage, runs: Runs, tell: Tell) -> None:
     stage.wait(runs.colon, "up_for_retry")
     stage.airflow.clear(runs.colon.dag, runs.colon.run, runs.colon.task)
     stage.wait(runs.colon, "running", try_number=2)
+    # Killed before it has named the Pod anew, it leaves an Airflow without a state store nothing that says whose it is.
+    stage.wait_adopted(runs.colon, 2)
     stage.airflow.kill_task(*runs.colon.ids)
     stage.wait(runs.colon, "up_for_retry", try_number=2)
     stage.airflow.mark(*runs.colon.ids[:3], "failed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from typing import Final
 
 from tests.lab import healer as lab_healer
 from tests.lab.airflow import Airflow
-from tests.lab.demo import scenarios, verdict
+from tests.lab.airflow2 import start
+from tests.lab.airflow_env import FULL
+from tests.lab.demo import page, scenarios, verdict
 from tests.lab.demo.cast import NAMESPACE, Fate, Role, Stage, base_ended
 from tests.lab.demo.enforce import Enforcement
 from tests.lab.demo.narrator import Narrator
@@ -22,7 +25,7 @@ from tests.lab.demo.verdict import Evidence
 from tests.lab.door import Door
 from tests.lab.healer import Installation, Running
 from tests.lab.kube import Cluster
-from tests.lab.processes import LabError, stop_all, wait_for
+from tests.lab.processes import LabError, free_ports, stop_all, wait_for
 
 REPORT_PASSES: Final = 4
 """Passes that report mode makes once all is due: a second chance to do harm."""
@@ -34,13 +37,14 @@ PATIENCE: Final = 45.0
 """Seconds that report mode gets until all that should be due is due."""
 
 
-def main(*, keep: bool = False, sabotage: str | None = None) -> int:
+def main(*, keep: bool = False, sabotage: str | None = None, version: str = FULL) -> int:
     """Plays the demo; 0 if every Pod met the fate that it should have, 1 if not.
 
     keep: leave all running until Ctrl-C. sabotage: a fault to run kpo-healer with; the demo must then fail.
+    version: of Airflow, one that runs tasks.
     """
     root = Path(tempfile.mkdtemp(prefix="kpo-healer-demo-"))
-    story = Story(root, sabotage)
+    story = Story(root, sabotage, version)
     try:
         with ExitStack() as stack:
             story.play(stack, keep=keep)
@@ -62,21 +66,43 @@ class _Kubeconfig:
     kubeconfig: Path
 
 
-AUDIT: Final = "12s"
-"""Between audits in enforce mode: longer than an orphan's grace, so that single questions lead up to its DELETE."""
+AUDIT: Final = "30s"
+"""Between audits in enforce mode. Much longer than an orphan's grace, and than the first look at a slow Airflow: single
+questions lead up to its DELETE, whose place an audit's lists would take."""
 
 
 class Story:
     """Leads through the acts. good: whether all was as it should be, None as long as that is open."""
 
-    def __init__(self, root: Path, sabotage: str | None) -> None:
+    def __init__(self, root: Path, sabotage: str | None, version: str = FULL) -> None:
         self.narrator = Narrator()
         self.good: bool | None = None
         self._root = root
         self._sabotage = sabotage
+        self._version = version
+        (self._port,) = free_ports(1)
+        self._env: Mapping[str, str] = {}
 
     def play(self, stack: ExitStack, *, keep: bool) -> None:
         """All acts. Raises LabError when the stage itself breaks down."""
+        if keep:  # whoever stays may look at the page
+            self._env = page.variables(self._port)
+        stage, plot, installation = self.set_up(stack)
+        cluster, airflow = stage.cluster, stage.airflow
+        self._look(stage, plot, installation)
+        self._report(stage, installation)
+        installation.config["auditInterval"] = AUDIT
+        door = stack.enter_context(Door(airflow.url))
+        mark, since = cluster.audit_mark(), stage.now()
+        healer = stack.enter_context(installation.run(mode="enforce", url=door.url, port=self._port))
+        enforcement = Enforcement(self.narrator, stage, plot, installation, healer)
+        enforcement.play(door)
+        self._curtain(stage, enforcement, mark, since)
+        if keep:
+            self._keep(stage, installation, healer)
+
+    def set_up(self, stack: ExitStack) -> tuple[Stage, Plot, Installation]:
+        """The acts before kpo-healer's first: a cluster, an Airflow, Pods left behind, and an installation."""
         cluster, airflow = self._lift_curtain(stack)
         self.good = False
         stage = Stage(cluster, airflow)
@@ -86,17 +112,8 @@ class Story:
         installation = Installation.make(
             folder, cluster, url=airflow.url, namespaces=[NAMESPACE], sabotage=self._sabotage
         )
-        self._look(stage, plot, installation)
-        self._report(stage, installation)
-        installation.config["auditInterval"] = AUDIT
-        door = stack.enter_context(Door(airflow.url))
-        mark, since = cluster.audit_mark(), stage.now()
-        healer = stack.enter_context(installation.run(mode="enforce", url=door.url))
-        enforcement = Enforcement(self.narrator, stage, plot, installation, healer)
-        enforcement.play(door)
-        self._curtain(stage, enforcement, mark, since)
-        if keep:
-            self._keep(stage, installation, healer)
+        installation.config["findings"] = True
+        return stage, plot, installation
 
     def _lift_curtain(self, stack: ExitStack) -> tuple[Cluster, Airflow]:
         """Both side by side: one of them builds or starts while the other waits for the network."""
@@ -106,7 +123,7 @@ class Story:
         with ThreadPoolExecutor(2) as pool:
             kubernetes = pool.submit(Cluster.start, place)
             kubeconfig = _Kubeconfig(place / "admin.kubeconfig")
-            beside = pool.submit(Airflow.start, self._root / "airflow", cluster=kubeconfig, namespace=NAMESPACE)
+            beside = pool.submit(start, self._version, self._root / "airflow", kubeconfig, NAMESPACE, env=self._env)
             try:
                 cluster = kubernetes.result()
                 stack.callback(cluster.stop)
@@ -122,7 +139,7 @@ class Story:
     def _look(self, stage: Stage, plot: Plot, installation: Installation) -> None:
         tell, show = self.narrator.tell, self.narrator.show
         self.narrator.act("kpo-healer looks", "it asks Airflow about the Pods and changes nothing")
-        self._wait_until_ended(stage)
+        self.wait_until_ended(stage)
         told = installation.ask("scan")
         tell("$ kpo-healer scan")
         show(told.out)
@@ -134,7 +151,7 @@ class Story:
         is_adoptable = found["reason"] == "adoptable"
         self.narrator.claim("the Pod of a task between two tries is adoptable, so it is kept", is_adoptable)
 
-    def _wait_until_ended(self, stage: Stage) -> None:
+    def wait_until_ended(self, stage: Stage) -> None:
         """Until the work of the Pod that its sidecar keeps has ended: that is when its retention begins."""
         role = next(role for role in stage.cast if role.reason == "finished")
 
@@ -201,9 +218,14 @@ class Story:
         cli = f"--config {installation.config_file} --kubeconfig {installation.kubeconfig}"
         running: Role = next(role for role in stage.cast if role.reason == "in-use")
         self.narrator.act("All is left running", "look around; Ctrl-C ends it")
+        healed = sum(line["result"] == "deleted" for line in healer.deletions())
+        address = page.where_it_is(stage.airflow)
+        if address is not None:
+            self.narrator.tell(page.what_it_shows(stage.airflow, healed=healed))
         for line in (
             f"export KUBECONFIG={stage.cluster.kubeconfig}",
             f"kubectl get pods -n {NAMESPACE} -L dag_id,run_id,map_index,try_number   (if you have kubectl)",
+            f"Orphaned Pods: {address or 'their page is in Airflow 3.1.1 and later'}",
             f"Airflow: {stage.airflow.url}   user admin, password admin",
             f"metrics: {healer.url}/metrics   also /healthz and /readyz",
             f"log of kpo-healer, in enforce mode: {healer.log}",
