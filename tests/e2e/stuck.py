@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from healer.cli import main
-from healer.reconcile import Reconciler
+from healer.reconciler import Reconciler
 
 
 def hang_when(there: Path) -> None:

@@ -59,7 +59,9 @@ class Scene:
         self._add("alive", "plain", "alive", Fate.LIVES, "in-use")
         self._add("dead", "plain", "dead", Fate.HEALED, "orphaned")
         self._add("ahead", "plain", "dead", Fate.LIVES, "try-ahead", try_number=2)
-        self._add("spaced", "nightly load", "work", Fate.LIVES, "in-use")
+        # Stamped: else Airflow's name for the other run's Pod would save it whatever its labels are taken for.
+        stamp = {"kpo-healer.io/airflow": "demo"}
+        self._add("spaced", "nightly load", "work", Fate.LIVES, "in-use", labels=stamp)
         self._add("colon", "nightly:load", "work", Fate.HEALED, "orphaned")
         for name in self.cast:
             self.cluster.wait_pod(self.namespace, name, timeout=240)  # a Pod that changes later is a conflict

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from healer.notices import Notice
+from healer.insights.notices import Notice
 from tests.e2e.world import Json, World
 from tests.lab.airflow import Airflow
 from tests.lab.healer import Running, Told

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from healer.causes import Cause
-from healer.labels import safe_label
-from healer.model import Reason
+from healer.decision.labels import safe_label
+from healer.model import Cause, Reason
 from tests.e2e.world import Json, World, ago
 from tests.lab.airflow import Airflow
 from tests.lab.airflow_seed import Dag, Event, Run
@@ -53,6 +52,12 @@ def _airflow_unknown(world: World) -> str:
     world.seed(world.task("vague", "failed"))
     world.airflow.update(world.dag, "r", "vague", operator=None)
     return world.pod("vague")
+
+
+def _purged(world: World) -> str:
+    world.seed(world.task("work", "failed"), run="purged", state="failed")
+    world.airflow.delete_run(world.dag, "purged")
+    return world.ended("work", run="purged")
 
 
 def _run_deleted(world: World) -> str:
@@ -220,6 +225,7 @@ MAKERS: tuple[tuple[Reason, Callable[[World], str]], ...] = (
     (Reason.LABELS_MISSING, _labels_missing),
     (Reason.PHASE_UNKNOWN, _phase_unknown),
     (Reason.AIRFLOW_UNKNOWN, _airflow_unknown),
+    (Reason.PURGED, _purged),
     (Reason.RUN_DELETED, _run_deleted),
     (Reason.ABSENT, _absent),
     (Reason.LABELS_AMBIGUOUS, _labels_ambiguous),
@@ -250,6 +256,7 @@ MAKERS: tuple[tuple[Reason, Callable[[World], str]], ...] = (
 
 
 CAUSES: Mapping[Callable[[World], str], Cause] = {
+    _purged: Cause.PURGED,
     _run_deleted: Cause.RUN_DELETED,
     _task_removed: Cause.TASK_REMOVED,
     _kept: Cause.KEPT_BY_POLICY,
@@ -290,7 +297,7 @@ def scanned(cluster: Cluster, airflow_api: Airflow, tmp_path_factory: pytest.Tem
 
 
 def test_every_reason_is_made() -> None:
-    assert {reason for reason, _ in MAKERS} == set(Reason)
+    assert {reason for reason, _ in MAKERS} == set(Reason) - {Reason.NOT_SELECTED}  # of which nothing is ever said
 
 
 def test_every_cause_is_made() -> None:
@@ -319,4 +326,6 @@ def test_what_is_kept_was_not_left_behind(scanned: Scanned) -> None:
 
 
 def test_what_airflow_says_unclearly_makes_the_scan_incomplete(scanned: Scanned) -> None:
-    assert scanned.told.err.startswith("incomplete: 1 Pods: Airflow gave no clear answer: ")
+    warning, incomplete = scanned.told.err.splitlines()
+    assert "ownership is refuted" in warning, "by the Pod that is none of this Airflow's"
+    assert incomplete.startswith("incomplete: 1 Pods: Airflow gave no clear answer: ")

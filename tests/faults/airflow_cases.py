@@ -95,7 +95,7 @@ _REFUSALS: Final = (
         "404-other-words",
         [
             Break(bad.no_rows, bad.lists),
-            Break(bad.refusal(404, "DagRun not found"), bad.run),
+            Break(bad.refusal(404, "DagRun not found"), bad.singles),
         ],
         "404",
     ),

@@ -68,10 +68,6 @@ def singles(asked: Asked) -> bool:
     return any(pattern.fullmatch(path) for pattern in (_TASK, _RUN, _DAG))
 
 
-def run(asked: Asked) -> bool:
-    return _RUN.fullmatch(_path(asked)) is not None
-
-
 def _path(asked: Asked) -> str:
     return urlsplit(asked.path).path
 

@@ -16,8 +16,8 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from healer.labels import safe_label
-from healer.model import STAMP_LABEL
+from healer.decision.labels import safe_label
+from healer.model import OWNER_LABEL
 from tests.e2e.world import RUN, World, ago
 from tests.faults.airflow_cases import Case
 from tests.faults.proxy import FaultProxy, Json, Rule
@@ -133,7 +133,7 @@ class Lane:
             run_id=run,
             name=self.pod_name(task),
             namespace=self.world.namespace,
-            labels={STAMP_LABEL: self.name},
+            labels={OWNER_LABEL: self.name},
         )
 
     def entry(self, like: Json) -> Json:

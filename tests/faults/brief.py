@@ -15,11 +15,11 @@ import kopf
 import kubernetes.config
 
 import healer.controller
-import healer.metrics
+import healer.telemetry.metrics
 from healer.cli import main
 from tests.faults import hasty
 
-IMPORTED = (kopf, kubernetes.config, healer.controller, healer.metrics)
+IMPORTED = (kopf, kubernetes.config, healer.controller, healer.telemetry.metrics)
 
 
 def begin(words: Sequence[str], log: Path) -> ForkServerProcess:

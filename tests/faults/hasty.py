@@ -47,7 +47,7 @@ def move_the_clock() -> None:
 def move_the_dates() -> None:
     """After everything is imported, in those modules that ask for the time of day."""
     for name, module in list(sys.modules.items()):
-        if name == "healer.watch.operator" or name.partition(".")[0] in {"kopf", "kubernetes", "structlog"}:
+        if name == "healer.informer.kopf_watcher" or name.partition(".")[0] in {"kopf", "kubernetes", "structlog"}:
             _move(module)
 
 
@@ -62,7 +62,7 @@ def _move(module: ModuleType) -> None:
 def hurry() -> None:
     """Shorten what the healer waits for, and its pages, all of it constants; a DELETE has the time it always has."""
     from healer.cluster import client
-    from healer.watch import patience, settings
+    from healer.informer import backoff, settings
 
     for where, name, value in (
         (client, "LIST_TIMEOUT", 2.0),
@@ -70,9 +70,9 @@ def hurry() -> None:
         (client, "PAGE_SIZE", 16),
         (settings, "REQUEST_TIMEOUT", 2.0),
         (settings, "CONNECT_TIMEOUT", 2.0),
-        (patience, "LAST_BACKOFF", 1.0),
-        (patience, "STEADY", 5.0),
-        (patience.Retries, "__iter__", lambda _self: repeat(0.5)),
+        (backoff, "MAX_BACKOFF", 1.0),
+        (backoff, "RESET_AFTER", 5.0),
+        (backoff.ApiBackoff, "__iter__", lambda _self: repeat(0.5)),
     ):
         if not hasattr(where, name):
             raise AttributeError(f"{where.__name__}.{name} has gone: nothing is shortened")
@@ -86,10 +86,10 @@ def main() -> None:
     import structlog
 
     import healer.controller
-    import healer.watch.operator
+    import healer.informer.kopf_watcher
     from healer.cli import main as cli
 
-    assert all((kopf, kubernetes.config, structlog, healer.controller, healer.watch.operator))
+    assert all((kopf, kubernetes.config, structlog, healer.controller, healer.informer.kopf_watcher))
     move_the_dates()
     hurry()
     cli(sys.argv[2:])

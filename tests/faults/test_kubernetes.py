@@ -61,7 +61,7 @@ def is_next_page(asked: Asked) -> bool:
 def unreadable(healer: Running, namespace: str) -> None:
     """Waits until the healer knows that it can't read a namespace."""
     wait_for(
-        lambda: healer.metric("namespace_readable", namespace=namespace) == 0,
+        lambda: healer.metric("namespace_readable", watched_namespace=namespace) == 0,
         timeout=PATIENCE,
         what="an unreadable namespace",
     )
@@ -70,7 +70,7 @@ def unreadable(healer: Running, namespace: str) -> None:
 def blind(healer: Running, namespace: str) -> None:
     """Waits until the healer can't read a namespace, or has lost its Lease by the same fault and does not try."""
     wait_for(
-        lambda: healer.metric("leader") == 0 or healer.metric("namespace_readable", namespace=namespace) == 0,
+        lambda: healer.metric("leader") == 0 or healer.metric("namespace_readable", watched_namespace=namespace) == 0,
         timeout=PATIENCE,
         what="an unreadable namespace or a lost Lease",
     )

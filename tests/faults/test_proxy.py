@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
@@ -14,6 +13,7 @@ import pytest
 
 from tests.faults import proxy as faults
 from tests.faults.proxy import FaultProxy
+from tests.lab.serving import in_a_thread
 
 
 class _Server(BaseHTTPRequestHandler):
@@ -40,13 +40,8 @@ def heard() -> list[str]:
 @pytest.fixture
 def proxy(heard: list[str]) -> Iterator[FaultProxy]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Server", (_Server,), {"heard": heard}))
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    with FaultProxy(f"http://127.0.0.1:{server.server_port}") as proxy:
+    with in_a_thread(server) as url, FaultProxy(url) as proxy:
         yield proxy
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 @pytest.fixture
