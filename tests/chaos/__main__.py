@@ -12,12 +12,14 @@ from tests.chaos import traces
 from tests.chaos.director import AT_ONCE, Plan
 from tests.chaos.report import Outcome, markdown
 from tests.chaos.run import chaos
+from tests.lab.airflow_env import FULL, full_version
 from tests.lab.processes import LabError, new_folder, remove_folder, say, stop_all
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--runs", type=int, default=1000, help="task instances to run at least (default: 1000)")
+    parser.add_argument("--airflow", metavar="VERSION", help=f"another Airflow than {FULL}, such as 2.11")
     parser.add_argument("--seed", type=int, default=1, help="decides what happens (default: 1)")
     parser.add_argument("--minutes", type=float, default=0, help="go on for at least so long")
     parser.add_argument("--replicas", type=int, default=2, help="how many kpo-healers (default: 2)")
@@ -31,7 +33,9 @@ def main() -> int:
     folder = options.keep.absolute() if options.keep else new_folder("kpo-healer-chaos-")
     plan = Plan(options.runs, options.seed, options.minutes, options.at_once, options.storm)
     try:
-        return _tell(chaos(plan, folder, replicas=options.replicas, sabotage=options.sabotage), options.report)
+        version = full_version(options.airflow)
+        outcome = chaos(plan, folder, replicas=options.replicas, sabotage=options.sabotage, version=version)
+        return _tell(outcome, options.report)
     except LabError as error:
         say(f"chaos: {error}")
         return 3

@@ -35,41 +35,47 @@ _NOW: Final = "(julianday('now') - 2440587.5) * 86400.0"
 _COLUMNS: Final = "at, kind, dag_id, run_id, task_id, map_index, ti_id, state, try_number, value"
 
 
-def _record(kind: str, row: str, *, ti: bool = False, value: str = "null", task: bool = True) -> str:
+def _record(kind: str, row: str, *, ti: str | None = None, value: str = "null", task: bool = True) -> str:
     task_columns = f"{row}.task_id, {row}.map_index" if task else "'', -1"
-    more = f"{row}.id, {row}.state, {row}.try_number" if ti else "null, null, null"
+    more = f"{row}.{ti}, {row}.state, {row}.try_number" if ti else "null, null, null"
     return (
         f"insert into chaos_record ({_COLUMNS}) values ({_NOW}, '{kind}', {row}.dag_id, {row}.run_id, "
         f"{task_columns}, {more}, {value});"
     )
 
 
-_CHANGED: Final = " or ".join(f"old.{name} is not new.{name}" for name in ("state", "try_number", "id", "map_index"))
-
-SCHEMA: Final = f"""
+def schema(*, two: bool) -> str:
+    """The triggers. An Airflow 2 has no ids of tries, which their starts tell apart, and no task state store."""
+    ti = "start_date" if two else "id"
+    changed = " or ".join(f"old.{name} is not new.{name}" for name in ("state", "try_number", ti, "map_index"))
+    return f"""
 create table chaos_record (
     seq integer primary key, at real, kind text, dag_id text, run_id text, task_id text, map_index integer,
     ti_id text, state text, try_number integer, value text
 );
-create trigger chaos_ti_new after insert on task_instance begin {_record("ti", "new", ti=True)} end;
+create trigger chaos_ti_new after insert on task_instance begin {_record("ti", "new", ti=ti)} end;
 create trigger chaos_ti_moved after update of map_index on task_instance when old.map_index is not new.map_index
-    begin {_record("ti-gone", "old", ti=True)} end;
-create trigger chaos_ti after update of state, try_number, id, map_index on task_instance when {_CHANGED}
-    begin {_record("ti", "new", ti=True)} end;
-create trigger chaos_ti_gone after delete on task_instance begin {_record("ti-gone", "old", ti=True)} end;
+    begin {_record("ti-gone", "old", ti=ti)} end;
+create trigger chaos_ti after update of state, try_number, {ti}, map_index on task_instance when {changed}
+    begin {_record("ti", "new", ti=ti)} end;
+create trigger chaos_ti_gone after delete on task_instance begin {_record("ti-gone", "old", ti=ti)} end;
 create trigger chaos_xcom_new after insert on xcom when new.key = 'pod_name'
     begin {_record("named", "new", value="new.value")} end;
 create trigger chaos_xcom after update of value on xcom when new.key = 'pod_name'
     begin {_record("named", "new", value="new.value")} end;
 create trigger chaos_xcom_gone after delete on xcom when old.key = 'pod_name'
     begin {_record("unnamed", "old", value="old.value")} end;
+create trigger chaos_run after update of state on dag_run when old.state is not new.state
+    begin {_record("run", "new", value="new.state", task=False)} end;
+create trigger chaos_run_gone after delete on dag_run begin {_record("run-gone", "old", task=False)} end;
+""" + ("" if two else _STORE)
+
+
+_STORE: Final = f"""
 create trigger chaos_store_new after insert on task_state_store when new.key = 'pod_identifier'
     begin {_record("stored", "new", value="new.value")} end;
 create trigger chaos_store after update of value on task_state_store when new.key = 'pod_identifier'
     begin {_record("stored", "new", value="new.value")} end;
-create trigger chaos_run after update of state on dag_run when old.state is not new.state
-    begin {_record("run", "new", value="new.state", task=False)} end;
-create trigger chaos_run_gone after delete on dag_run begin {_record("run-gone", "old", task=False)} end;
 """
 
 
@@ -89,6 +95,8 @@ class Key:
 @dataclass(frozen=True)
 class Record:
     """One change in Airflow's database. `at`, `seen`: epoch seconds of the statement, and of our reading of it.
+
+    ti: what tells this try from others: its id, in Airflow 2 its start.
 
     kind: ti (state, try), ti-gone, named (XCom `pod_name`; value is the Pod), unnamed, stored (state store; value is
     the Pod), run (value is its state), run-gone.
@@ -271,8 +279,9 @@ def _sight(body: Json, at: float) -> Sight:
 class Recorder:
     """Fills a Picture from one Airflow's database and one namespace; a context manager."""
 
-    def __init__(self, database: Path, cluster: Cluster, namespace: str) -> None:
+    def __init__(self, database: Path, cluster: Cluster, namespace: str, *, two: bool = False) -> None:
         self.picture = Picture()
+        self._schema = schema(two=two)
         self._database, self._cluster, self._namespace = database, cluster, namespace
         self._stop = threading.Event()
         self._threads = [
@@ -283,7 +292,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         with contextlib.closing(sqlite3.connect(self._database, timeout=60)) as connection:
-            connection.executescript(SCHEMA)
+            connection.executescript(self._schema)
         for thread in self._threads:
             thread.start()
         return self
@@ -300,7 +309,7 @@ class Recorder:
             last = 0
             while not self._stop.wait(0.1):
                 try:
-                    records = [_of_row(row) for row in connection.execute(_NEWS, (last,))]
+                    records = [of_row(row) for row in connection.execute(_NEWS, (last,))]
                 except sqlite3.OperationalError as error:  # locked for once: what is new stays new
                     self.errors.append(f"reading Airflow's database: {error}")
                     continue
@@ -370,12 +379,15 @@ def _events(answer: httpx.Response) -> Iterator[Json]:
             yield json.loads(line)
 
 
-def _of_row(row: tuple[Any, ...]) -> Record:
+def of_row(row: tuple[Any, ...]) -> Record:
+    """What stands in a row of the triggers' table."""
     seq, at, kind, dag, run, task, index, ti, state, tried, value = row
     return Record(seq, at, time.time(), kind, Key(dag, run, task, index), ti, state, tried or 0, _value(kind, value))
 
 
-def _value(kind: str, value: str | None) -> str | None:
+def _value(kind: str, value: str | bytes | None) -> str | None:
+    """The Pod's name, out of the JSON in which it is kept: text, or bytes in Airflow 2."""
+    value = value.decode() if isinstance(value, bytes) else value
     if kind not in {"named", "unnamed", "stored"} or value is None:
         return value
     with contextlib.suppress(ValueError):

@@ -226,4 +226,6 @@ def _config(folder: Path, airflow: Airflow) -> Json:
         "policy": POLICY,
         "limits": LIMITS,
     }
-    return copy.deepcopy({**CONFIG, "leaderElection": {"namespace": ACCOUNT, **TERMS}, "airflows": [one]})
+    return copy.deepcopy(
+        {**CONFIG, "leaderElection": {"enabled": True, "namespace": ACCOUNT, **TERMS}, "airflows": [one]}
+    )

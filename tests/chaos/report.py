@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import healer
 from tests.chaos.audit_tail import Deletion
-from tests.chaos.director import Director
+from tests.chaos.director import AT_ONCE, Director
 from tests.chaos.memory import Trend
 from tests.chaos.replicas import FRESHNESS, GRACE
 from tests.chaos.traces import Refusal
@@ -19,7 +19,10 @@ from tests.chaos.verdict import Findings, adoptions, confirmed, delays, past_the
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything a report is made of. seconds: of activity. stories: of each suspicion. refused: by the model."""
+    """Everything a report is made of. seconds: of activity. stories: of each suspicion. refused: by the model.
+
+    two: whether it is about an Airflow 2, of whose histories the model is not asked.
+    """
 
     director: Director
     findings: Findings
@@ -30,6 +33,7 @@ class Outcome:
     traces: int
     refused: Sequence[Refusal]
     unexpected: Sequence[str]
+    two: bool = False
 
     @property
     def excused(self) -> list[Deletion]:
@@ -66,9 +70,14 @@ def _head(outcome: Outcome) -> str:
     plan, counts = outcome.director.plan, outcome.director.counts(fresh=True)
     minutes = outcome.seconds / 60
     versions = ", ".join(f"{name} {version}" for name, version in outcome.versions.items())
-    return f"""# Chaos on real parts
+    airflow = outcome.director.stage.airflow
+    call = f"RUNS={plan.runs} SEED={plan.seed}" + (f" AT_ONCE={plan.at_once}" if plan.at_once != AT_ONCE else "")
+    title, call = "Chaos on real parts", f"make chaos {call}"
+    if outcome.two:
+        title, call = f"{title} of Airflow {airflow.version}", f"{call} AIRFLOW={airflow.version.rpartition('.')[0]}"
+    return f"""# {title}
 
-`make chaos RUNS={plan.runs} SEED={plan.seed}`, {datetime.now(UTC):%Y-%m-%d}: {counts["runs"]} task instances of \
+`{call}`, {datetime.now(UTC):%Y-%m-%d}: {counts["runs"]} task instances of \
 KubernetesPodOperator really ran, with {counts["tries"]} Pods, in {minutes:.0f} minutes \
 ({counts["runs"] / minutes:.0f} a minute). {versions}, Python {platform.python_version()}, \
 kpo-healer {healer.__version__} in {len(outcome.director.stage.replicas.all)} replica(s), enforce mode.
@@ -95,9 +104,12 @@ def _verdict(outcome: Outcome) -> str:
         ),
         "orphans and leftovers still there at the end": len(found.missed),
         "replicas that ended by themselves, with a sentence": len(outcome.unexpected),
-        "histories given to the simulation's model": outcome.traces,
-        "histories that it holds impossible": len(outcome.refused),
     }
+    if not outcome.two:
+        rows |= {
+            "histories given to the simulation's model": outcome.traces,
+            "histories that it holds impossible": len(outcome.refused),
+        }
     failures = outcome.failures
     result = "**Passed.**" if not failures else "**Failed:** " + "; ".join(failures) + "."
     return "\n\n".join(("## Verdict", result, _table(("what", "count"), rows.items()), _WINDOWS, _patience(outcome)))

@@ -21,12 +21,13 @@ import httpx
 
 from tests.chaos.recorder import ENDED, RUN, Key, Picture, PodStory
 from tests.lab.airflow import Airflow
+from tests.lab.airflow2 import Airflow2
 from tests.lab.kube import ANNOTATION, ApiError, Cluster
 from tests.lab.processes import LabError, session_members
 
 Json = Any
 
-STEP: Final = 45.0
+STEP: Final = 240.0
 """Seconds that a scenario waits for one thing to come."""
 
 LONG: Final = "900s"
@@ -96,6 +97,11 @@ class Play:
 
     def process(self, key: Key) -> int:
         """The process of a running task; OSError when it has none."""
+        if isinstance(self.airflow, Airflow2):
+            found = self.airflow.task_process(key.dag, key.run, key.task, key.index)
+            if found is None:
+                raise ProcessLookupError(f"{key} has no process")
+            return found
         last = self.picture.now(key)
         title = f"airflow worker -- {uuid.UUID(last.ti)}" if last and last.ti else "none"
         for pid in session_members(self.airflow.scheduler.pid):
@@ -126,6 +132,9 @@ class Play:
         self.note(f"clear {key}")
         if self.state(key) in ENDED:  # SQLite has no row locks: a scheduler that ends the run just then undoes it
             self.wait(lambda: self.picture.run_state(self.dag, self.run) in {"success", "failed"}, "the run's end")
+        if isinstance(self.airflow, Airflow2):  # a mapped task is cleared whole
+            self.airflow.clear(self.dag, self.run, key.task)
+            return
         body = {"dry_run": False, "only_failed": False, "dag_run_id": self.run}
         tasks = [[key.task, key.index]] if key.index >= 0 else [key.task]
         self.airflow.request("POST", f"/dags/{self.dag}/clearTaskInstances", body | {"task_ids": tasks})
@@ -274,6 +283,26 @@ def run_deleted(play: Play) -> None:
     play.delete_run()
 
 
+def deleted_while_deferred(play: Play) -> None:
+    """The run is deleted while its task is deferred."""
+    key = _one(play)
+    play.wait_state(key, "deferred")
+    play.wait_running(key)
+    play.pause(3)
+    play.note("delete the run")
+    play.airflow.delete_run(play.dag, play.run)
+
+
+def run_by_force(play: Play) -> None:
+    """A task fails and leaves its Pod; somebody runs that try once more while kpo-healer is about to delete it."""
+    orphan(play)
+    play.pause(6)
+    assert isinstance(play.airflow, Airflow2)
+    play.note("airflow tasks run --force")
+    play.airflow.force(play.dag, play.run, play.task)
+    play.wait_state(_one(play), "running")
+
+
 def late_death(play: Play) -> None:
     """The process stands still while its Pod ends, and is killed before it saw that."""
     key = _one(play)
@@ -296,7 +325,10 @@ def _one(play: Play) -> Key:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A story with the DAGs it is played on. marks: annotations of its Pods, without prefix. feeds: a quota's name."""
+    """A story with the DAGs it is played on.
+
+    marks: annotations of its Pods, without prefix. feeds: a quota's name. two: whether only an Airflow 2 allows it.
+    """
 
     name: str
     play: Callable[[Play], None]
@@ -304,6 +336,7 @@ class Scenario:
     marks: Mapping[str, str] = field(default_factory=lambda: {"run-for": LONG})
     weight: float = 1.0
     feeds: str | None = None
+    two: bool = False
 
 
 SHORT: Final = {"run-for": "2s"}
@@ -331,6 +364,8 @@ SCENARIOS: Final = (
     Scenario("cleared success", cleared_success, ("kpo_sync", "kpo_deferrable"), SHORT, 0.4, "cleared"),
     Scenario("run deleted", run_deleted, ("kpo_sync",), weight=0.4),
     Scenario("late death", late_death, ("kpo_sync", "chaos_retries", "kpo_xcom"), weight=0.6),
+    Scenario("run deleted while deferred", deleted_while_deferred, ("kpo_deferrable",), weight=0.6, two=True),
+    Scenario("run by force", run_by_force, ("kpo_sync", "kpo_base"), weight=0.5, two=True),
 )
 
 

@@ -127,12 +127,20 @@ def test_a_pod_that_may_be_used_is_not_missed(state: str | None) -> None:
     assert verdict.unexplained(Past().task(0, "running").pod(1).task(2, state).picture) == []
 
 
-def test_a_use_after_the_deletion_is_found_in_the_logs(tmp_path: Path) -> None:
+LINES = {
+    "Airflow 3": json.dumps(
+        {"timestamp": "1970-01-01T00:20:00Z", "event": "Reusing existing pod 'p1' (phase=Running)"}
+    ),
+    "Airflow 2": "[1970-01-01T00:20:00.000+0000] {pod.py:602} INFO - Reusing existing pod 'p1' (phase=Running)",
+}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES.keys())
+def test_a_use_after_the_deletion_is_found_in_the_logs(tmp_path: Path, line: str) -> None:
     past = ended()
     folder = tmp_path / "dag_id=d" / "run_id=r" / "task_id=work"
     folder.mkdir(parents=True)
-    line = {"timestamp": "1970-01-01T00:20:00Z", "event": "Reusing existing pod 'p1' (phase=Running)"}
-    (folder / "attempt=2.log").write_text(json.dumps(line) + "\n")
+    (folder / "attempt=2.log").write_text(f"Some other line\n{line}\n")
     pod = past.picture.pods["uid-p1"]
     assert len(list(verdict.used_after(pod, NOW, tmp_path))) == 1
     assert list(verdict.used_after(pod, 1300.0, tmp_path)) == []

@@ -225,12 +225,20 @@ def used_after(pod: PodStory, moment: float, logs: Path) -> Iterator[str]:
 
 def _is_use(text: str, moment: float) -> bool:
     try:
-        line = json.loads(text)
-        at = datetime.fromisoformat(line["timestamp"]).timestamp()
+        when, said = _line(text)
+        at = datetime.fromisoformat(when).timestamp()
     except (ValueError, KeyError, TypeError):
         return False
-    said = str(line.get("event", ""))
     return at > moment and ("Reusing existing pod" in said or "Found matching pod" in said)
+
+
+def _line(text: str) -> tuple[str, str]:
+    """When, and what: a line is JSON, or in Airflow 2 `[when] {file:line} LEVEL - what`."""
+    if text.startswith("["):
+        when, _, said = text[1:].partition("]")
+        return when, said
+    line = json.loads(text)
+    return line["timestamp"], str(line.get("event", ""))
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
