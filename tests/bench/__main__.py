@@ -1,7 +1,7 @@
 """`python -m tests.bench [PART …]`: measures, and writes bench.json and the tables of docs/performance.md.
 
-Parts: startup, pass, latency, growth, steady; all of them by default. `steady` then runs in a world of its own beside
-the others: what it measures are its own processor time and memory.
+Parts: startup, pass, latency, growth, orphan, steady; all of them by default. `steady` then runs in a world of its own
+beside the others: what it measures are its own processor time and memory. `orphan` has Airflows of its own.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from types import FrameType
 from typing import Any, Final
 
 import healer
-from tests.bench import contestants, growth, healing, latency, population, report, startup, steady, tools
+from tests.bench import contestants, growth, healing, latency, orphan, population, report, startup, steady, tools
 from tests.bench.world import World, world
 from tests.lab.assets import binaries
 from tests.lab.processes import LabError, say
 
-PARTS: Final = ("startup", "pass", "latency", "growth", "steady")
+PARTS: Final = ("startup", "pass", "latency", "growth", "orphan", "steady")
 PODS: Final = 10_000
 """The figures are of so many; with other numbers they are only printed."""
 
@@ -74,6 +74,11 @@ def _run(options: argparse.Namespace) -> int:
         parts = [part for part in parts if part != "steady"]
         beside = _beside(options)
     try:
+        if "orphan" in parts:
+            parts = [part for part in parts if part != "orphan"]
+            _orphan(options)
+        if not parts:
+            return 0
         with world(pods=_room(options, parts), growth="growth" in parts) as made:
             failed = [part for part in PARTS if part in parts and not _tried(made, part, options)]
         return _waited(beside) or bool(failed)
@@ -81,6 +86,15 @@ def _run(options: argparse.Namespace) -> int:
         if beside is not None and beside.poll() is None:
             beside.terminate()
             beside.wait()
+
+
+def _orphan(options: argparse.Namespace) -> None:
+    say("--- orphan")
+    result = orphan.measure(repeat=(options.repeat + 1) // 2, orphans=20 if options.quick else 200)
+    if options.pods == PODS:
+        report.merge("orphan", result)
+    else:
+        print(json.dumps({"orphan": result}, indent=1))
 
 
 def _compile() -> None:

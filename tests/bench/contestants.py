@@ -29,6 +29,14 @@ class Contestant:
     expect: Sequence[int] = (0,)
 
 
+@dataclass(frozen=True)
+class Watched:
+    """Calls to Airflow by kind, and the age of the evidence at each DELETE in seconds, sorted."""
+
+    calls: dict[str, int]
+    ages: list[float]
+
+
 def floor(world: World) -> Contestant:
     script = HERE / "floor_kubernetes.py"
     where = [world.cluster.url, str(world.cluster.ca), world.token, NAMESPACE]
@@ -51,7 +59,7 @@ def scan(world: World) -> Contestant:
 
 
 def heal(world: World) -> Contestant:
-    """kpo-healer heals what is there now, each deletion proven, without waiting."""
+    """kpo-healer heals what is there now, each deletion proven, without waiting; `watched(world)` tells how."""
     installation = world.install("heal", mode="enforce")
     airflow = installation.config["airflows"][0]
     airflow["policy"] = {
@@ -61,7 +69,19 @@ def heal(world: World) -> Contestant:
         "retention": {"succeeded": "0s", "failed": "0s", "kept": "0s"},
     }
     airflow["limits"] = {"deletionsPerMinute": None, "breaker": {"maxShare": 1.0, "minCount": 1_000_000}}
-    return Contestant("kpo-healer", installation.command("run", "--once", "-o", "json"), expect=(0,))
+    file = _watched(world)
+    file.unlink(missing_ok=True)
+    command = installation.command("run", "--once", "-o", "json")
+    return Contestant("kpo-healer", [sys.executable, "-m", "tests.bench.watched_pass", file, *command[3:]])
+
+
+def _watched(world: World) -> Path:
+    return world.folder / "watched.json"
+
+
+def watched(world: World) -> Watched:
+    """What kpo-healer's last healing pass has asked Airflow, and how old its evidence was at each DELETE."""
+    return Watched(**json.loads(_watched(world).read_text()))
 
 
 def plain_kopf(world: World) -> Contestant:

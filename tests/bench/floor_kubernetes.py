@@ -15,7 +15,7 @@ import aiohttp
 from msgspec import Struct, field
 from msgspec.json import Decoder
 
-SELECTOR = "kubernetes_pod_operator=True,!airflow-worker,!kubernetes_executor,!spark_kubernetes_operator"
+SELECTOR = "kubernetes_pod_operator=True,!airflow-worker,kubernetes_executor!=True,!spark_kubernetes_operator"
 
 
 class Labels(Struct, gc=False):

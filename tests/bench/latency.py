@@ -1,4 +1,4 @@
-"""From the end of a task instance to the DELETE of its Pod, beyond grace: row 7 of the goals.
+"""From the end of a task instance to the DELETE of its Pod, beyond grace: row 9 of the goals.
 
 10,000 Pods of live task instances, and beside them 600 whose task instances end, one by one, at random moments over
 several intervals. Their ends are Airflow's `end_date`, the DELETEs are the API server's audit log.
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tests.bench import population
+from tests.bench.measure import percentile
 from tests.bench.population import Seat, pod_name
 from tests.bench.world import World
 from tests.lab.healer import deletes
@@ -45,12 +46,12 @@ def measure(world: World, *, orphans: int) -> dict[str, Any]:
     beyond = sorted((sent[name] - end).total_seconds() - GRACE for name, end in ends.items())
     say(f"latency beyond grace: median {beyond[len(beyond) // 2]:.1f} s, worst {beyond[-1]:.1f} s")
     return {
-        "figures": {"latency_p99_over_interval_seconds": round(_percentile(beyond, 99) - INTERVAL, 2)},
+        "figures": {"latency_p99_over_interval_seconds": round(percentile(beyond, 99) - INTERVAL, 2)},
         "orphans": orphans,
         "others": len(others),
         "interval_seconds": INTERVAL,
         "grace_seconds": GRACE,
-        "beyond_grace_seconds": {f"p{q}": round(_percentile(beyond, q), 2) for q in (1, 10, 25, 50, 75, 90, 99, 100)},
+        "beyond_grace_seconds": {f"p{q}": round(percentile(beyond, q), 2) for q in (1, 10, 25, 50, 75, 90, 99, 100)},
         "wrong": len(sent.keys() - ends.keys()),
     }
 
@@ -71,8 +72,3 @@ def _end_date(world: World, seat: Seat) -> dt.datetime:
     assert world.airflow is not None
     index = -1 if seat.map_index is None else seat.map_index
     return dt.datetime.fromisoformat(world.airflow.task_instance(seat.dag, seat.run, seat.task, index)["end_date"])
-
-
-def _percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that so many percent do not exceed."""
-    return values[max(0, -(-len(values) * round(percent) // 100) - 1)]

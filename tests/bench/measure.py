@@ -195,6 +195,11 @@ def middle(costs: Sequence[Cost], name: str) -> float:
     return float(median(getattr(cost, name) for cost in costs))
 
 
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest of sorted values that so many percent do not exceed."""
+    return values[max(0, -(-len(values) * round(percent) // 100) - 1)]
+
+
 def spread(costs: Sequence[Cost], name: str) -> tuple[float, float]:
     values = [float(getattr(cost, name)) for cost in costs]
     return min(values), max(values)

@@ -14,7 +14,7 @@ from itertools import islice
 
 import httpx
 
-from healer.labels import safe_label
+from healer.decision.labels import safe_label
 from tests.bench.population import NAMESPACE, Seat, pod_name, pod_uid
 from tests.lab.kube import Cluster
 from tests.lab.pods import kpo_pod

@@ -1,4 +1,4 @@
-"""From the start of the process until all Pods are judged once: rows 1, 2 and 9 of the goals."""
+"""From the start of the process until all Pods are judged once: rows 3, 4 and 10 of the goals."""
 
 from __future__ import annotations
 

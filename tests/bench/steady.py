@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import linear_regression, median
 from typing import Any, Final
 
 from tests.bench import population
@@ -98,6 +98,7 @@ def measure(world: World, *, minutes: float) -> dict[str, Any]:
     return {
         "figures": {
             "rss_mb": round(peak / 1e6, 1),
+            "rss_mb_per_hour": _growth([window.rss for window in windows]),
             "quiet_airflow_calls": max(window.calls for window in quiet),
             "quiet_kubernetes_lists": max(window.lists for window in quiet),
             "quiet_cpu_ms": round(median(per_pass), 1),
@@ -117,6 +118,14 @@ def measure(world: World, *, minutes: float) -> dict[str, Any]:
         "audit_cpu_ms": round(max((window.cpu for window in audits), default=0) * 1000),
         "audit_table_per_day": _per_day(quiet, audits),
     }
+
+
+def _growth(rss: Sequence[int]) -> float | None:
+    """How fast memory grows in the second half, in MB an hour: the slope of a line through it; None of too few."""
+    half = [held / 1e6 for held in rss[len(rss) // 2 :]]
+    if len(half) < 5:
+        return None
+    return round(linear_regression(range(len(half)), half).slope * 3600 / INTERVAL, 2)
 
 
 def _per_day(quiet: Sequence[Window], audits: Sequence[Window]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from healer.reconcile import Reconciler
+from healer.reconciler import Reconciler
 
 
 def timed(reconcile: Callable[..., None], file: Path) -> Callable[..., None]:

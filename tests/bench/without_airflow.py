@@ -15,12 +15,12 @@ from typing import Any
 
 from healer.airflow import Airflow
 from healer.model import Answer, Known, Pod, TaskInstance
-from healer.reconcile import Reconciler
+from healer.reconciler import Reconciler
 
 RUNNING = TaskInstance("d", "r", "t", -1, id="1", state="running", try_number=1, operator="KubernetesPodOperator")
 
 
-def look(_: Airflow, pods: Sequence[Pod]) -> dict[str, Answer]:
+def get_all(_: Airflow, pods: Sequence[Pod]) -> dict[str, Answer]:
     answer = Known(time.monotonic(), RUNNING)
     return {pod.uid: answer for pod in pods}
 
@@ -41,7 +41,12 @@ def timed(reconcile: Callable[..., None], file: Path) -> Callable[..., None]:
 
 def main() -> None:
     file, *arguments = sys.argv[1:]
-    answers = {"look": look, "login": silent(None), "start_audit": silent(None), "ended_lately": silent({})}
+    answers = {
+        "get_all": get_all,
+        "login": silent(None),
+        "start_audit": silent(None),
+        "list_recently_ended": silent({}),
+    }
     for name, answer in answers.items():
         getattr(Airflow, name)  # a question of another name would go to a server that is not there
         setattr(Airflow, name, answer)
