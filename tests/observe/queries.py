@@ -14,8 +14,11 @@ FILES: Final = Path(__file__).parents[2] / "deploy" / "chart" / "files"
 DASHBOARD: Final = FILES / "dashboard.json"
 ALERTS: Final = FILES / "alerts.yaml"
 
-VARIABLES: Final = {"$airflow": ".+", "$__rate_interval": "5m", "$__range": "5m"}
+VARIABLES: Final = {"$airflow": ".+", "$job": ".+", "$namespace": ".*", "$__rate_interval": "5m", "$__range": "5m"}
 """What Grafana puts in place of a variable. The ranges are longer than a test has run."""
+
+FIRING_PATIENCE: Final = 400.0
+"""Seconds until an alert fires or ends, on a machine that is busy: two renewals in a row have failed after minutes."""
 
 _COMPARISON: Final = re.compile(r"(?:==|!=|>=|<=|>|<|\band\b|\bor\b|\bunless\b)")
 _MATCHING: Final = re.compile(r"\s*(?:bool\s*)?(?:(?:on|ignoring|group_left|group_right)\s*\([^)]*\)\s*)*")
@@ -24,6 +27,11 @@ _MATCHING: Final = re.compile(r"\s*(?:bool\s*)?(?:(?:on|ignoring|group_left|grou
 def dashboard() -> Any:
     """The dashboard as decoded JSON."""
     return json.loads(DASHBOARD.read_text())
+
+
+def annotation_queries() -> dict[str, str]:
+    """What marks a moment on the dashboard, by name, as Grafana would send it."""
+    return {each["name"]: filled(each["expr"]) for each in dashboard()["annotations"]["list"]}
 
 
 def panels() -> list[Any]:
@@ -40,9 +48,9 @@ def dashboard_queries() -> dict[str, str]:
     }
 
 
-def filled(expression: str) -> str:
-    """A query with Grafana's variables replaced."""
-    for name, value in VARIABLES.items():
+def filled(expression: str, **chosen: str) -> str:
+    """A query with Grafana's variables replaced; `chosen`: what a user has picked of them."""
+    for name, value in (VARIABLES | {f"${name}": value for name, value in chosen.items()}).items():
         expression = expression.replace(name, value)
     return expression
 
@@ -51,6 +59,16 @@ def rules() -> dict[str, Any]:
     """The alerts by their names."""
     document = yaml.safe_load(ALERTS.read_text())
     return {rule["alert"]: rule for group in document["groups"] for rule in group["rules"]}
+
+
+def impatient(path: Path) -> Path:
+    """The chart's rules as they are, but for how long each waits and how far it looks back."""
+    document = yaml.safe_load(ALERTS.read_text())
+    for rule in (rule for group in document["groups"] for rule in group["rules"]):
+        rule["for"] = "3s"
+        rule["expr"] = rule["expr"].replace("[10m]", "[10s]")
+    path.write_text(yaml.safe_dump(document))
+    return path
 
 
 def alert_queries() -> dict[str, str]:

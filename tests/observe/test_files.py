@@ -15,7 +15,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tests.lab.prometheus_assets import programs
-from tests.observe import queries
+from tests.observe import picture, queries, test_alerts_fire, test_figures_fire, test_scraped, test_upgrade_seen
 
 UNIT_TESTS = Path(__file__).with_name("alerts.yaml")
 DOCS = Path(__file__).parents[2] / "docs"
@@ -45,6 +45,13 @@ def test_each_alert_is_tested_both_ways(alert: str) -> None:
     assert set(expected) == {True, False}
 
 
+def test_each_alert_fires_at_a_real_prometheus() -> None:
+    """Each is in the table of one of the tests that wait for it."""
+    faults = set[str]().union(*(alerts for _, alerts in test_alerts_fire.FAULTS.values()))
+    figures = set(test_figures_fire.FIGURES) | test_figures_fire.OTHERS
+    assert faults | figures | test_scraped.WRONG | {test_upgrade_seen.FIRES} == set(queries.rules())
+
+
 @pytest.mark.parametrize(("alert", "rule"), queries.rules().items())
 def test_each_alert_says_all_that_its_reader_needs(alert: str, rule: Any) -> None:
     assert rule["labels"]["severity"] in {"info", "warning", "critical"}
@@ -67,8 +74,15 @@ def test_grafanas_own_models_know_every_field() -> None:
     """Read and written again, nothing is lost: a field that is misspelt or in the wrong place would be."""
     register_default_plugins()
     shown = queries.dashboard()
+    for note in shown["annotations"]["list"]:  # the schema leaves these to each data source
+        for name in OF_PROMETHEUS:
+            note.pop(name)
     again = json.loads(JSONEncoder().encode(Dashboard.from_json(shown)))
     assert list(lost(shown, again)) == []
+
+
+OF_PROMETHEUS = ("expr", "step", "titleFormat", "textFormat", "tagKeys", "useValueForTime")
+"""What Grafana's data source for Prometheus reads of an annotation."""
 
 
 def lost(before: Any, after: Any, place: str = "") -> Any:
@@ -109,3 +123,43 @@ def test_what_is_told_of_an_airflow_is_told_of_the_chosen_one(query: str) -> Non
     selectors = re.findall(r"(kpo_healer_\w+)(\{[^}]*\})?", query)
     common = ("kpo_healer_leader", "kpo_healer_kubernetes", "kpo_healer_build", "kpo_healer_watch", "kpo_healer_name")
     assert all('airflow=~"$airflow"' in braces for name, braces in selectors if not name.startswith(common))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [t["expr"] for panel in queries.panels() for t in panel["targets"]]
+    + [each["expr"] for each in queries.dashboard()["annotations"]["list"]],
+)
+def test_what_is_told_is_told_of_the_chosen_installations(query: str) -> None:
+    selectors = re.findall(r"\b(?:kpo_healer|process)_\w+(\{[^}]*\})?", query)
+    assert selectors
+    assert all('job=~"$job", namespace=~"$namespace"' in braces for braces in selectors)
+
+
+@pytest.mark.parametrize("query", [t["expr"] for panel in queries.panels() for t in panel["targets"]])
+def test_a_counter_is_never_shown_since_a_start(query: str) -> None:
+    """A restart would look like a loss: only what a counter has grown by is asked for."""
+    for counter in re.finditer(r"\w+_total\b", query):
+        assert re.search(r"(increase|rate)\($", query[: counter.start()]), counter[0]
+
+
+def test_the_picture_is_of_panels_that_there_are() -> None:
+    drawn = (DOCS / "dashboard.svg").read_text()
+    for kind, titles in (("stat", picture.STATS), ("timeseries", picture.LINES)):
+        for title in titles:
+            assert picture.panel(title, kind)
+            assert f">{title}</text>" in drawn
+
+
+def test_rows_and_panels_say_what_they_show() -> None:
+    for panel in queries.dashboard()["panels"]:
+        if panel["type"] == "row":
+            assert ": " in panel["title"]
+        elif panel["title"] != "Duration of a pass":
+            assert panel.get("description"), panel["title"]
+
+
+def test_links_lead_to_the_runbook_and_to_airflow() -> None:
+    links = {link["title"]: link["url"] for link in queries.dashboard()["links"]}
+    assert links == {"Runbook": "https://kpo-healer.example/runbook/", "Airflow": "${airflow_url}"}
+    assert "airflow_url" in {variable["name"] for variable in queries.dashboard()["templating"]["list"]}
