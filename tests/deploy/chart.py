@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 
 from deploy.generate import CHART
-from tests.lab.chart_assets import helm
+from tests.lab.chart_assets import helm, tools
 
 Json = Any
 
@@ -59,6 +60,20 @@ def run(*words: str) -> str:
     if done.returncode:
         raise RefusedError(done.stderr)
     return done.stdout
+
+
+def conform(version: str, *files: Path, schemas: Sequence[str] = ()) -> Json:
+    """What kubeconform says of them: the objects with something wrong, and how many there are.
+
+    schemas: where those of further kinds are, as kubeconform's templates.
+    """
+    has = tools()
+    command = [str(has.kubeconform), "-strict", "-summary", "-output", "json", "-kubernetes-version", version]
+    places = [word for place in (has.kubernetes, has.operator, *schemas) for word in ("-schema-location", place)]
+    done = subprocess.run(
+        [*command, *places, *map(str, files)], capture_output=True, text=True, timeout=300, check=False
+    )
+    return json.loads(done.stdout)
 
 
 def _as_file(value: Path | Json, index: int, folder: Path | None) -> Path:

@@ -30,12 +30,12 @@ ACCOUNT = "var/run/secrets/kubernetes.io/serviceaccount"
 
 
 class Container:
-    """The one container of a Pod template in a namespace. `root`: its file system, as far as it has one."""
+    """The healer's container of a Pod template in a namespace. `root`: its file system, as far as it has one."""
 
     def __init__(self, cluster: Cluster, namespace: str, template: Json, root: Path) -> None:
         self.cluster, self.namespace, self.root = cluster, namespace, root
         self.spec = template["spec"]
-        (self.container,) = self.spec["containers"]
+        (self.container,) = (one for one in self.spec["containers"] if one["name"] == "kpo-healer")
         self.user = f"system:serviceaccount:{namespace}:{self.spec['serviceAccountName']}"
         self.token = self._token()
         self._mount_account()
@@ -45,9 +45,9 @@ class Container:
     def _object(self, plural: str, name: str) -> Json:
         return self.cluster.request("GET", f"/api/v1/namespaces/{self.namespace}/{plural}/{name}")
 
-    def _token(self) -> str:
+    def _token(self, *audiences: str) -> str:
         path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts/{self.spec['serviceAccountName']}/token"
-        answer = self.cluster.request("POST", path, {"spec": {"expirationSeconds": 3600}})
+        answer = self.cluster.request("POST", path, {"spec": {"expirationSeconds": 3600, "audiences": list(audiences)}})
         return str(answer["status"]["token"])
 
     def _mount_account(self) -> None:
@@ -58,6 +58,13 @@ class Container:
 
     def _mount(self, mount: Json) -> None:
         (volume,) = (one for one in self.spec["volumes"] if one["name"] == mount["name"])
+        if "emptyDir" in volume:
+            return
+        if "projected" in volume:
+            for source in volume["projected"]["sources"]:
+                asked = source["serviceAccountToken"]
+                self._write(f"{mount['mountPath']}/{asked['path']}", self._token(asked["audience"]))
+            return
         if "configMap" in volume:
             files = self._object("configmaps", volume["configMap"]["name"])["data"]
         else:

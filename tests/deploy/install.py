@@ -107,7 +107,7 @@ def installed(world: World, namespace: str, given: Json, folder: Path) -> Iterat
         yield made
     finally:
         for document in documents:
-            if document["kind"].startswith("ValidatingAdmissionPolicy"):
+            if document["kind"].startswith(("ValidatingAdmissionPolicy", "ClusterRole")):
                 remove(cluster, document)
 
 

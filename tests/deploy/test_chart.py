@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,8 +17,9 @@ from pydantic import ValidationError
 from deploy.generate import CHART, MANIFESTS, SCHEMA, manifest, target
 from healer import __version__
 from healer.config import Config
-from tests.deploy.chart import NAMESPACE, VALUES, RefusedError, named, objects, render, run
-from tests.lab.chart_assets import VERSIONS, tools
+from healer.decision.quarantine import ABSENT
+from tests.deploy.chart import NAMESPACE, VALUES, RefusedError, conform, named, objects, render, run
+from tests.lab.chart_assets import VERSIONS
 
 LEAST: Any = yaml.safe_load((CHART / "ci/report-values.yaml").read_text())
 
@@ -65,15 +65,6 @@ def test_kubernetes_takes_all_of_it(version: str, tmp_path: Path) -> None:
     assert told["summary"]["valid"] == sum(len(objects(file.read_text())) for file in files)
 
 
-def conform(version: str, *files: Path) -> Any:
-    """What kubeconform says of them: the objects with something wrong, and how many there are."""
-    has = tools()
-    command = [has.kubeconform, "-strict", "-summary", "-output", "json", "-kubernetes-version", version]
-    places = ["-schema-location", has.kubernetes, "-schema-location", has.operator]
-    done = subprocess.run([*command, *places, *files], capture_output=True, text=True, timeout=300, check=False)
-    return json.loads(done.stdout)
-
-
 @pytest.mark.parametrize("field", ["runAsUser: 65532", "interval: 15s", "maxUnavailable: 1", "failurePolicy: Fail"])
 def test_a_field_that_does_not_exist_would_be_noticed(field: str, tmp_path: Path) -> None:
     text = render(CHART / "ci/everything-values.yaml")
@@ -88,7 +79,8 @@ def test_a_field_that_does_not_exist_would_be_noticed(field: str, tmp_path: Path
 def test_the_configuration_arrives_word_for_word(values: Path) -> None:
     given = yaml.safe_load(values.read_text())["config"]
     config = yaml.safe_load(named(rendered(values), "ConfigMap", "kpo-healer")["data"]["config.yaml"])
-    assert config == {"mode": "report"} | given
+    named_after_the_release = {"leaderElection": {"name": "kpo-healer", **given.get("leaderElection", {})}}
+    assert config == {"mode": "report"} | given | named_after_the_release
     Config.model_validate(config, by_alias=True, by_name=False)
 
 
@@ -124,7 +116,7 @@ def pods(documents: list[Any]) -> Iterator[Any]:
 def test_its_pods_are_restricted_ones(values: Path) -> None:
     """By the Pod Security Standards' restricted profile; the install test has the API server say so."""
     (pod,) = pods(rendered(values))
-    (container,) = pod["containers"]
+    container = pod["containers"][0]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert container["securityContext"] == {
@@ -133,6 +125,91 @@ def test_its_pods_are_restricted_ones(values: Path) -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+
+
+# --- what platforms want ---
+
+
+def pod_of(values: Any, folder: Path) -> Any:
+    (pod,) = pods(objects(render(values, folder=folder)))
+    return pod
+
+
+def test_a_null_leaves_a_key_of_the_security_context_away(tmp_path: Path) -> None:
+    """OpenShift gives user, group and fsGroup itself, and refuses others."""
+    values = change("podSecurityContext", {"runAsUser": None, "runAsGroup": None, "fsGroup": None})
+    values |= {"securityContext": {"readOnlyRootFilesystem": None, "runAsUser": None}}
+    pod = pod_of(values, tmp_path)
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert pod["containers"][0]["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_further_words_stand_behind_the_charts_own(tmp_path: Path) -> None:
+    container = pod_of(change("extraArgs", ["--log-level", "debug"]), tmp_path)["containers"][0]
+    assert container["args"] == ["run", "--config", "/etc/kpo-healer/config/config.yaml", "--log-level", "debug"]
+
+
+def test_variables_of_whole_secrets(tmp_path: Path) -> None:
+    given = [{"secretRef": {"name": "proxy"}, "prefix": "X_"}]
+    assert pod_of(change("envFrom", given), tmp_path)["containers"][0]["envFrom"] == given
+
+
+def test_a_token_for_another_audience_is_a_file(tmp_path: Path) -> None:
+    given = [{"name": "aws", "audience": "sts.amazonaws.com", "mountPath": "/var/run/secrets/aws"}]
+    pod = pod_of(change("projectedTokens", given), tmp_path)
+    (volume,) = (one for one in pod["volumes"] if one["name"] == "token-aws")
+    (source,) = volume["projected"]["sources"]
+    assert source["serviceAccountToken"] == {
+        "audience": "sts.amazonaws.com",
+        "expirationSeconds": 3600,
+        "path": "token",
+    }
+    assert {"name": "token-aws", "mountPath": "/var/run/secrets/aws", "readOnly": True} in pod["containers"][0][
+        "volumeMounts"
+    ]
+
+
+def test_the_accounts_own_token_may_be_left_away(tmp_path: Path) -> None:
+    assert pod_of(change("serviceAccount.automount", False), tmp_path)["automountServiceAccountToken"] is False
+
+
+def test_sidecars_stand_beside_and_before(tmp_path: Path) -> None:
+    values = change("extraContainers", [{"name": "proxy", "image": "{{ .Release.Name }}-proxy"}])
+    values["initContainers"] = [{"name": "wait", "image": "wait", "restartPolicy": "Always"}]
+    pod = pod_of(values, tmp_path)
+    assert [one["name"] for one in pod["containers"]] == ["kpo-healer", "proxy"]
+    assert pod["containers"][1]["image"] == "kpo-healer-proxy"
+    assert pod["initContainers"] == [{"image": "wait", "name": "wait", "restartPolicy": "Always"}]
+
+
+def test_a_cron_job_ends_in_spite_of_its_sidecars(tmp_path: Path) -> None:
+    """Only native ones end with the healer: any other would keep the Job from ever being over."""
+    values = change("cronJob.enabled", True)
+    values["extraContainers"] = [{"name": "proxy", "image": "proxy"}]
+    assert "write it into initContainers with restartPolicy: Always" in refusal(values, tmp_path)
+    values["initContainers"] = [values.pop("extraContainers")[0] | {"restartPolicy": "Always"}]
+    assert [one["name"] for one in pod_of(values, tmp_path)["containers"]] == ["kpo-healer"]
+    (pod,) = pods(rendered(CHART / "ci/platforms-values.yaml"))
+    assert [one["restartPolicy"] for one in pod["initContainers"]] == ["Always"]
+
+
+@pytest.mark.parametrize("key", ["cookieFile", "clientSecretFile", "headersFile", "certFile"])
+def test_each_file_of_a_login_is_one_of_the_secret(key: str, tmp_path: Path) -> None:
+    values = change(f"config.airflows.0.{key}", "/etc/kpo-healer/secret/absent")
+    values["secret"] = {"data": {"password": "x"}}
+    assert f"config.airflows[0].{key}: secret.data has no key absent" in refusal(values, tmp_path)
+
+
+def test_a_label_of_the_sites_own_is_what_the_guard_asks_for(tmp_path: Path) -> None:
+    values = change("config.airflows.0.ownership", {"label": "acme.io/airflow", "value": "prod"})
+    values["config"]["mode"] = "enforce"
+    values["admissionPolicy"] = {"delete": {"enabled": True}}
+    policy = named(objects(render(values, folder=tmp_path)), "ValidatingAdmissionPolicy")["spec"]
+    (stamps,) = (one["expression"] for one in policy["variables"] if one["name"] == "stamps")
+    assert json.loads(stamps) == {"airflow": [{"key": "acme.io/airflow", "value": "prod"}]}
 
 
 # --- the network ---
@@ -174,6 +251,41 @@ def test_the_network_policy_names_whom_it_is_told_to() -> None:
 def test_nobody_can_talk_to_a_cron_job() -> None:
     policy = named(rendered(CHART / "ci/cronjob-values.yaml"), "NetworkPolicy")["spec"]
     assert (policy["policyTypes"], policy["ingress"]) == (["Ingress", "Egress"], [])
+
+
+# --- who asks for findings ---
+
+
+def test_the_replica_that_leads_is_found_by_a_headless_service(tmp_path: Path) -> None:
+    documents = objects(render(change("config.findings", True), folder=tmp_path))
+    service, template = named(documents, "Service", "kpo-healer-headless"), named(documents, "Deployment")
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"].items() <= template["spec"]["template"]["metadata"]["labels"].items()
+    (container,) = template["spec"]["template"]["spec"]["containers"]
+    (port,) = service["spec"]["ports"]
+    assert {port["targetPort"]} == {each["name"] for each in container["ports"]}
+
+
+def test_the_headless_service_is_not_scraped_too() -> None:
+    """A ServiceMonitor finds Services by their labels, which both have, and ports by their name."""
+    documents = rendered(CHART / "ci/everything-values.yaml")
+    (endpoint,) = named(documents, "ServiceMonitor")["spec"]["endpoints"]
+    ports = {s["metadata"]["name"]: s["spec"]["ports"][0]["name"] for s in documents if s["kind"] == "Service"}
+    assert [name for name, port in ports.items() if port == endpoint["port"]] == ["kpo-healer"]
+    assert len(ports) == 2
+
+
+def test_without_findings_there_is_none() -> None:
+    services = [document for document in rendered(CHART / "ci/report-values.yaml") if document["kind"] == "Service"]
+    assert len(services) == 1
+
+
+@pytest.mark.parametrize("name", ["kpo-healer", "x" * 63, "a" * 53 + "-" + "b" * 9])
+def test_the_name_of_the_headless_service_is_one(name: str, tmp_path: Path) -> None:
+    values = change("config.findings", True) | {"fullnameOverride": name}
+    names = {d["metadata"]["name"] for d in objects(render(values, folder=tmp_path)) if d["kind"] == "Service"}
+    assert len(names) == 2
+    assert all(re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", each) for each in names)
 
 
 # --- the rights ---
@@ -242,6 +354,11 @@ def change(place: str, value: Any) -> Any:
     [
         ("replicas", 2, "additional properties 'replicas' not allowed"),
         ("image.tagg", "1", "at '/image': additional properties 'tagg' not allowed"),
+        ("commonLabels", {"app.kubernetes.io/instance": "x"}, "invalid propertyName 'app.kubernetes.io/instance'"),
+        ("strategy.rollingUpdate", {"maxSurges": 1}, "/rollingUpdate': additional properties 'maxSurges' not allowed"),
+        ("livenessProbe.timeoutSecond", 5, "at '/livenessProbe': additional properties 'timeoutSecond' not allowed"),
+        ("metrics.podMonitor.relabeling", [], "'/metrics/podMonitor': additional properties 'relabeling' not allowed"),
+        ("prometheusRule.thresholds", {"KpoHealerDown": 1}, "thresholds': additional properties 'KpoHealerDown' not"),
         ("resources.request", {"cpu": "1"}, "at '/resources': additional properties 'request' not allowed"),
         ("resources.limits", {"memmory": "1Gi"}, "at '/resources/limits': additional properties 'memmory' not allowed"),
         ("serviceMonitor.enabled", True, "additional properties 'serviceMonitor' not allowed"),
@@ -264,6 +381,7 @@ def test_a_typo_is_refused(place: str, value: Any, told: str, tmp_path: Path) ->
     ("place", "value", "told"),
     [
         ("config.airflows", [], "config.airflows: is empty: describe at least one"),
+        ("extraEnv", [{"name": "KPO_HEALER_MODE", "value": "enforce"}], "extraEnv: KPO_HEALER_MODE would not change"),
         ("config.airflows.0.password", "x", "config.airflows[0].password: would stand in a ConfigMap"),
         ("secret.existingSecret", "", "config.airflows[0].passwordFile: there is no Secret with this file"),
         ("secret.data", {"a": "b"}, "secret: existingSecret and data exclude each other"),
@@ -275,6 +393,62 @@ def test_a_typo_is_refused(place: str, value: Any, told: str, tmp_path: Path) ->
 )
 def test_what_no_schema_can_say_is_refused_too(place: str, value: Any, told: str, tmp_path: Path) -> None:
     assert told in refusal(change(place, value), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("secret", "told"),
+    [
+        ({}, "config.listenTokenFile: there is no Secret with this file"),
+        ({"data": {"password": "x"}}, "config.listenTokenFile: secret.data has no key listen-token"),
+    ],
+)
+def test_a_token_of_the_port_that_is_nowhere_is_refused(secret: Any, told: str, tmp_path: Path) -> None:
+    values = change("config.listenTokenFile", "/etc/kpo-healer/secret/listen-token")
+    values["config"]["airflows"][0]["passwordFile"] = "/elsewhere/password"
+    assert told in refusal(values | {"secret": secret}, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["config.mode", "config.airflows.0.mode"])
+def test_enforce_without_ownership_is_refused(place: str, tmp_path: Path) -> None:
+    values = change(place, "enforce")
+    values["config"]["airflows"][0].pop("ownership", None)
+    assert "config.airflows[0].ownership: enforce mode needs it" in refusal(values, tmp_path)
+
+
+@pytest.mark.parametrize("history", ["configMap", "memory", False, None])
+def test_the_history_needs_one_config_map_and_no_other(history: Any, tmp_path: Path) -> None:
+    """Of the name that the program gives it; only what is not there yet can't be named."""
+    values = change("config.leaderElection", {"name": "ours", "namespace": "leases"})
+    values["config"] |= {} if history is None else {"history": history}
+    documents = objects(render(values, folder=tmp_path))
+    config = yaml.safe_load(named(documents, "ConfigMap", "kpo-healer")["data"]["config.yaml"])
+    Config.model_validate(config, by_alias=True, by_name=False)
+    rules = [
+        (document["metadata"]["namespace"], rule.get("resourceNames"), set(rule["verbs"]))
+        for document in documents
+        if document["kind"] == "Role"
+        for rule in document["rules"]
+        if "configmaps" in rule["resources"]
+    ]
+    wanted = [("leases", ["ours-history"], {"get", "update"}), ("leases", None, {"create"})]
+    assert rules == (wanted if history == "configMap" else [])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ("config.history", "configMap", "config.history: a CronJob keeps none"),
+        ("config.findings", True, "config.findings: a CronJob serves nothing"),
+        *(
+            ("config.airflows.0.policy", {"actions": {reason.value: "delete"}}, "a CronJob never waits for its default")
+            for reason in sorted(ABSENT)
+        ),
+    ],
+)
+def test_what_a_cron_job_can_not_do_is_refused(place: str, value: Any, told: str, tmp_path: Path) -> None:
+    values = change(place, value)
+    values["cronJob"] = {"enabled": True}
+    assert told in refusal(values, tmp_path)
 
 
 def test_admission_policies_need_a_kubernetes_that_has_them(tmp_path: Path) -> None:
@@ -290,6 +464,8 @@ def test_no_part_of_the_schema_takes_any_key() -> None:
         "/extraEnv/[]/valueFrom",
         "/extraObjects/[]",
         "/extraVolumes/[]",
+        "/initContainers/[]",
+        "/extraContainers/[]",
         "/affinity/nodeAffinity",
         "/affinity/podAffinity",
         "/affinity/podAntiAffinity",
@@ -349,6 +525,16 @@ def test_the_notes_tell_the_next_step(tmp_path: Path) -> None:
 def test_the_notes_tell_what_is_lost(place: str, value: Any, told: str, tmp_path: Path) -> None:
     assert told in notes_of(change(place, value), tmp_path)
     assert told not in notes_of(LEAST, tmp_path)
+
+
+def test_the_notes_tell_airflow_where_the_page_finds_the_healer(tmp_path: Path) -> None:
+    values = change("config.findings", True)
+    notes = notes_of(values, tmp_path)
+    assert f"url = http://kpo-healer-headless.{NAMESPACE}:8080\n" in notes
+    assert "set config.listenTokenFile, or networkPolicy" in notes
+    values["config"]["listenTokenFile"] = "/etc/kpo-healer/secret/listen-token"
+    assert "listenTokenFile" not in notes_of(values, tmp_path)
+    assert "headless" not in notes_of(LEAST, tmp_path)
 
 
 def test_the_alerts_link_the_site_that_is_named(tmp_path: Path) -> None:

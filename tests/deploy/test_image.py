@@ -106,8 +106,14 @@ class Scratch:
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the final stage copies: the environment in /opt/kpo-healer."""
+    return built(tmp_path_factory.mktemp("image"))
+
+
+def built(folder: Path, **arguments: str) -> Path:
+    """The same, built in this folder with these build arguments."""
     build, final = stages()
-    scratch = Scratch(tmp_path_factory.mktemp("image"))
+    scratch = Scratch(folder)
+    scratch.env |= arguments
     for step in build[1:]:
         scratch.run(step)
     (copied,) = (step.rest for step in final if step.word == "COPY")
@@ -122,6 +128,7 @@ def world(cluster: Cluster, airflow_api: Airflow, tmp_path: Path) -> Iterator[Wo
 
 
 def test_what_the_steps_make_checks_a_real_installation(image: Path, world: World) -> None:
+    world.pod("t")
     installation = world.installation()
     words = installation.command("check", "-o", "json")[3:]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "KPO_HEALER", "KUBE"))}
@@ -139,6 +146,35 @@ def test_the_environment_has_what_it_needs_and_is_small(image: Path) -> None:
     assert not [name for name in ("pip", "setuptools", "hatchling", "uv") if (packages / name).exists()]
     size = sum(file.stat().st_size for file in image.rglob("*") if file.is_file() and not file.is_symlink())
     assert size < 150e6
+
+
+def test_the_libraries_of_platforms_are_there_when_they_are_asked_for(image: Path, tmp_path: Path) -> None:
+    """Without the build argument the command says how to get them."""
+
+    def said(root: Path, *words: str) -> str:
+        env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "NO_GCE_CHECK": "true"}
+        command = [root / "bin/kpo-healer", "token", *words]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+        assert (done.returncode, done.stdout) == (3, "")
+        return done.stderr
+
+    assert "build the image with --build-arg EXTRA=google" in said(image, "google")
+    assert "build the image with --build-arg EXTRA=aws" in said(image, "mwaa", "--environment", "prod")
+    both = built(tmp_path / "image", EXTRA="all")
+    assert "default credentials were not found" in said(both, "google")
+    assert "You must specify a region" in said(both, "mwaa", "--environment", "prod")
+
+
+@pytest.mark.parametrize("extra", ["aws", "google", "all"])
+def test_what_is_pinned_for_platforms_fits_what_they_need(extra: str) -> None:
+    """Other versions than elsewhere are there only where a platform's library wants them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    image = pins(f"deploy/requirements-{extra}.txt")
+    extras = project["optional-dependencies"]
+    for text in [*project["dependencies"], *(one for name in extras if extra in (name, "all") for one in extras[name])]:
+        needed = Requirement(text)
+        assert needed.specifier.contains(image[needed.name]), text
+    assert pins("deploy/requirements.txt").keys() - image.keys() <= {"tzdata"}
 
 
 def test_the_image_is_pinned_and_not_root() -> None:

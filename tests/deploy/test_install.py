@@ -16,6 +16,7 @@ from tests.deploy.install import PATIENCE, Installed, installed, send, values
 from tests.e2e.world import World
 from tests.lab.airflow import Airflow
 from tests.lab.kube import ANNOTATION, Cluster
+from tests.lab.marks import PROTECT, SELECTED
 from tests.lab.pods import job_pod
 from tests.lab.processes import wait_for
 
@@ -114,7 +115,7 @@ def test_the_namespace_may_be_a_restricted_one(bare: World, namespace: str, tmp_
 
 
 @contextmanager
-def guarded(world: World, namespace: str, folder: Path, *, ownership: str = "exclusive") -> Iterator[Installed]:
+def guarded(world: World, namespace: str, folder: Path, *, ownership: Any = "exclusive") -> Iterator[Installed]:
     """An enforcing installation whose DELETEs the API server itself watches."""
     given = values(world, mode="enforce", admissionPolicy={"delete": {"enabled": True}})
     given["config"]["airflows"][0] |= {"ownership": ownership, "postMortem": {"enabled": True}}
@@ -123,6 +124,21 @@ def guarded(world: World, namespace: str, folder: Path, *, ownership: str = "exc
         wait_for(lambda: dry(made, "probe")[0] == 422, timeout=PATIENCE, what="the policy for DELETEs")
         world.cluster.delete_pod(world.namespace, "probe", grace=0)
         yield made
+
+
+def test_an_installation_that_looks_after_a_pattern(world: World, namespace: str, tmp_path: Path) -> None:
+    """It finds the namespace, heals it, and is refused nothing: not by RBAC, nor by the guard, which knows it too."""
+    given = values(world, mode="enforce", admissionPolicy={"delete": {"enabled": True}}, rbac={"clusterWide": True})
+    given["config"]["airflows"][0]["namespaces"] = [f"{world.namespace[:-1]}*"]
+    with installed(world, namespace, given, tmp_path) as made:
+        with made.container.start(tmp_path / "run.log") as healer:
+            world.wait_names(REST, timeout=PATIENCE)
+            said = made.container.run("kpo-healer", "check", "--config", CONFIG)
+            assert "all good in 1" in " ".join(said.out.split())
+            assert healer.stop() == 0
+        sent = world.cluster.audit(made.mark, user=made.container.user)
+        assert [event.uri for event in sent if event.code in (403, 422)] == []
+        assert {event.verb for event in sent if event.resource == "namespaces"} == {"list"}
 
 
 def dry(made: Installed, pod: str, **more: Any) -> tuple[int, str]:
@@ -168,9 +184,51 @@ def test_what_a_stolen_token_may_not_delete(bare: World, namespace: str, tmp_pat
         bare.wait_names({"alive", "shielded", "stranger", "worker", "owned"})
 
 
+def test_the_guard_and_the_healer_read_labels_and_marks_alike(bare: World, namespace: str, tmp_path: Path) -> None:
+    """Whatever stands there: the same table as `tests/unit/informer/test_cluster_pods.py` holds the healer to."""
+    with guarded(bare, namespace, tmp_path) as made:
+        for number, (labels, selected) in enumerate(SELECTED):
+            name = f"labels-{number}"
+            body = bare.body("dead", name=name)
+            body["metadata"]["labels"] = labels
+            bare.cluster.create_pod(body)
+            status, said = refused(made, name)
+            assert (status == 200) is selected, f"{labels}: {status} {said}"
+            assert selected or "this is no Pod of a KubernetesPodOperator" in said
+        for number, (value, protected) in enumerate(PROTECT):
+            name = f"mark-{number}"
+            bare.cluster.create_pod(bare.body("dead", name=name, annotations={"kpo-healer.io/protect": value}))
+            status, said = refused(made, name)
+            assert (status == 422) is protected, f"{value!r}: {status} {said}"
+            assert not protected or "protected by its annotation" in said
+
+
+def refused(made: Installed, pod: str) -> tuple[int, str]:
+    """Return the answer to a DELETE in the form in which the Pod is: one that starts changes meanwhile."""
+    while True:
+        status, said = dry(made, pod, body=judged(made, pod))
+        if status != 409:
+            return status, said
+
+
 def judged(made: Installed, pod: str) -> Any:
     meta = made.world.cluster.get_pod(made.world.namespace, pod)["metadata"]
     return {"preconditions": {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}}
+
+
+def test_the_guard_knows_a_label_of_the_sites_own(bare: World, namespace: str, tmp_path: Path) -> None:
+    """With `ownership: {label, value}` the healer and the API server ask for the same label."""
+    bare.pod("dead", name="ours", labels={"acme.io/airflow": "prod"})
+    bare.pod("dead", name="theirs", labels={"acme.io/airflow": "stage"})
+    bare.pod("dead", name="nobodys")
+    bare.seed(bare.task("dead", "failed"))
+    with guarded(bare, namespace, tmp_path, ownership={"label": "acme.io/airflow", "value": "prod"}) as made:
+        for name in ("theirs", "nobodys"):
+            status, said = made.delete(name, body=judged(made, name))
+            assert (status, "stamped for no Airflow in enforce mode" in said) == (422, True)
+        with made.container.start(tmp_path / "run.log") as healer:
+            bare.wait_names({"theirs", "nobodys", "alive", "dead"}, timeout=PATIENCE)
+            assert healer.stop() == 0
 
 
 def test_the_guard_knows_namespaces_and_stamps(bare: World, namespace: str, tmp_path: Path) -> None:
@@ -316,18 +374,31 @@ def path_of(document: Any) -> str:
 
 
 def test_helm_itself_installs_upgrades_and_removes_it(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
-    """With the least values; rights come and go with the mode."""
+    """With the least values; rights come and go with the mode, and each change of it rolls the Deployment."""
     given = yaml.safe_load((CHART / "ci/report-values.yaml").read_text())
     given["config"]["airflows"][0] |= {"namespaces": [namespace], "ownership": "exclusive"}
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(given))
     where = ["--namespace", namespace, "--kubeconfig", str(cluster.kubeconfig)]
     chart = ["kpo-healer", str(CHART), *where, "--values", str(tmp_path / "values.yaml")]
     role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles/kpo-healer"
+
+    def is_as(before: Any) -> bool:
+        return bool(cluster.request("GET", deployment)["spec"]["template"] == before)
+
+    deployment = f"/apis/apps/v1/namespaces/{namespace}/deployments/kpo-healer"
+    status = f"kubectl -n {namespace} rollout status deploy/kpo-healer"
     try:
-        assert f"default: report mode, namespaces {namespace}" in run("install", *chart)
+        said = run("install", *chart)
+        assert (f"default: report mode, namespaces {namespace}" in said, status in said) == (True, False)
         assert "delete" not in cluster.request("GET", role)["rules"][0]["verbs"]
-        assert "default: enforce mode" in run("upgrade", *chart, "--set", "config.mode=enforce")
+        reporting = cluster.request("GET", deployment)["spec"]["template"]
+        said = run("upgrade", *chart, "--set", "config.mode=enforce")
+        assert ("default: enforce mode" in said, status in said) == (True, True)
         assert "delete" in cluster.request("GET", role)["rules"][0]["verbs"]
+        assert not is_as(reporting)
+        run("rollback", "kpo-healer", "1", *where)
+        assert "delete" not in cluster.request("GET", role)["rules"][0]["verbs"]
+        assert is_as(reporting)
     finally:
         run("uninstall", "kpo-healer", *where)
     cluster.request("GET", role, expect=(404,))

@@ -1,22 +1,50 @@
+{{/*
+A security context without its nulls: OpenShift gives user, group and fsGroup itself, and refuses others. An empty one says nothing.
+*/}}
+{{- define "kpo-healer.securityContext" -}}
+{{- $given := dict -}}
+{{- range $key, $value := . -}}
+  {{- if not (kindIs "invalid" $value) -}}{{- $_ := set $given $key $value -}}{{- end -}}
+{{- end -}}
+{{- toYaml $given -}}
+{{- end -}}
+
+{{/* What is given; of replicas that stand by for one another also that a node's failure shall rather not take them all. */}}
+{{- define "kpo-healer.affinity" -}}
+{{- $affinity := deepCopy (default dict .Values.affinity) -}}
+{{- if and (gt (int .Values.replicaCount) 1) (not .Values.cronJob.enabled) (not (hasKey $affinity "podAntiAffinity")) -}}
+  {{- $selector := dict "matchLabels" (include "kpo-healer.selectorLabels" . | fromYaml) -}}
+  {{- $term := dict "weight" 100 "podAffinityTerm" (dict "topologyKey" "kubernetes.io/hostname" "labelSelector" $selector) -}}
+  {{- $_ := set $affinity "podAntiAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" (list $term)) -}}
+{{- end -}}
+{{- with $affinity }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
 {{/* The Pod's spec. Takes (dict "context" $ "args" (list …) "serves" true|false). */}}
 {{- define "kpo-healer.podSpec" -}}
 {{- $ := .context -}}
 {{- $secret := include "kpo-healer.secretName" $ -}}
 serviceAccountName: {{ include "kpo-healer.serviceAccountName" $ }}
-automountServiceAccountToken: true
+automountServiceAccountToken: {{ $.Values.serviceAccount.automount }}
 {{- with $.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $.Values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
-securityContext: {{- toYaml $.Values.podSecurityContext | nindent 2 }}
+securityContext: {{- include "kpo-healer.securityContext" $.Values.podSecurityContext | nindent 2 }}
 terminationGracePeriodSeconds: {{ $.Values.terminationGracePeriodSeconds }}
+{{- with $.Values.initContainers }}
+initContainers: {{- tpl (toYaml .) $ | nindent 2 }}
+{{- end }}
 containers:
   - name: kpo-healer
     image: {{ include "kpo-healer.image" $ | quote }}
     imagePullPolicy: {{ $.Values.image.pullPolicy }}
-    args: {{- toYaml .args | nindent 6 }}
+    args: {{- toYaml (concat .args $.Values.extraArgs) | nindent 6 }}
+    {{- with $.Values.envFrom }}
+    envFrom: {{- toYaml . | nindent 6 }}
+    {{- end }}
     {{- with $.Values.extraEnv }}
     env: {{- toYaml . | nindent 6 }}
     {{- end }}
@@ -25,22 +53,18 @@ containers:
       - name: metrics
         containerPort: {{ include "kpo-healer.port" $ }}
         protocol: TCP
-    startupProbe:
-      httpGet: {path: /healthz, port: metrics}
-      periodSeconds: 2
-      failureThreshold: 30
-    livenessProbe:
-      httpGet: {path: /healthz, port: metrics}
-      periodSeconds: 15
-      timeoutSeconds: 5
-      failureThreshold: 4
-    readinessProbe:
-      httpGet: {path: /readyz, port: metrics}
-      periodSeconds: 5
-      timeoutSeconds: 5
+    {{- with $.Values.startupProbe }}
+    startupProbe: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with $.Values.livenessProbe }}
+    livenessProbe: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with $.Values.readinessProbe }}
+    readinessProbe: {{- toYaml . | nindent 6 }}
+    {{- end }}
     {{- end }}
     resources: {{- toYaml $.Values.resources | nindent 6 }}
-    securityContext: {{- toYaml $.Values.securityContext | nindent 6 }}
+    securityContext: {{- include "kpo-healer.securityContext" $.Values.securityContext | nindent 6 }}
     volumeMounts:
       - name: config
         mountPath: /etc/kpo-healer/config
@@ -50,9 +74,17 @@ containers:
         mountPath: /etc/kpo-healer/secret
         readOnly: true
       {{- end }}
+      {{- range $.Values.projectedTokens }}
+      - name: token-{{ .name }}
+        mountPath: {{ .mountPath }}
+        readOnly: true
+      {{- end }}
       {{- with $.Values.extraVolumeMounts }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
+  {{- with $.Values.extraContainers }}
+  {{- tpl (toYaml .) $ | nindent 2 }}
+  {{- end }}
 volumes:
   - name: config
     configMap:
@@ -63,6 +95,16 @@ volumes:
       secretName: {{ $secret }}
       defaultMode: 0440
   {{- end }}
+  {{- range $.Values.projectedTokens }}
+  - name: token-{{ .name }}
+    projected:
+      defaultMode: 0440
+      sources:
+        - serviceAccountToken:
+            audience: {{ .audience | quote }}
+            expirationSeconds: {{ default 3600 .expirationSeconds }}
+            path: {{ default "token" .path }}
+  {{- end }}
   {{- with $.Values.extraVolumes }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -72,8 +114,8 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 {{- with $.Values.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $.Values.affinity }}
-affinity: {{- toYaml . | nindent 2 }}
+{{- with include "kpo-healer.affinity" $ }}
+affinity: {{- . | nindent 2 }}
 {{- end }}
 {{- with $.Values.topologySpreadConstraints }}
 topologySpreadConstraints: {{- toYaml . | nindent 2 }}
