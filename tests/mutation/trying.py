@@ -27,7 +27,11 @@ FOREIGN = ("hypothesis", "msgspec", "prometheus_client", "pydantic", "structlog"
 """What healer and tests import of others: loaded once, before anything is forked."""
 
 TESTS = {
-    "rules": tuple(f"decision/test_rules_{about}" for about in ("table", "sentences", "questions", "properties")),
+    "rules": (
+        *(f"decision/test_rules_{about}" for about in ("table", "sentences", "questions", "properties")),
+        "decision/test_namesakes",
+        "decision/test_ownership_label",
+    ),
     "labels": ("decision/test_labels", "airflow/test_raw_ids", "decision/test_rules_table"),
     "quarantine": ("decision/test_quarantine", "controller/test_reconciler"),
     "limits": ("decision/test_limits", "deletion/test_healing"),
