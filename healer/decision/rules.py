@@ -358,7 +358,7 @@ def _names_with_namespace(case: RuleInput) -> bool:
 
 def _is_contested(case: RuleInput) -> bool:
     """Whether Airflow's own words speak against an earlier try's Pod that still works."""
-    if not isinstance(case.answer, Known) or isinstance(case.key, str) or case.task_try is None:
+    if not isinstance(case.answer, Known) or isinstance(case.key, str):
         return False
     return case.ended and case.label_try < case.task_try and not case.done and _names_another(case)
 

@@ -6,7 +6,16 @@ import pytest
 
 import healer.decision.rules
 from healer.decision.labels import parse
-from healer.decision.rules import RuleInput, RuleOptions, base_name, judge, needs_identity, needs_siblings, replaces
+from healer.decision.rules import (
+    RuleInput,
+    RuleOptions,
+    base_name,
+    judge,
+    may_prove_itself,
+    needs_identity,
+    needs_siblings,
+    replaces,
+)
 from healer.model import Absent, Answer, Container, Finding, NamedPods, Pod, Reason, TaskInstance, Unknown
 from tests.unit.strategies import (
     BASE_ENDED,
@@ -23,6 +32,7 @@ from tests.unit.strategies import (
 
 LATER = a_task("running", 2)
 TWIN = naming(a_sibling())
+MAIN_ENDED = Container("main", terminated=True, exit_code=0)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +56,15 @@ TWIN = naming(a_sibling())
         pytest.param(True, a_pod(containers=(BASE_ENDED, SIDECAR)), ended(), id="done, a sidecar runs on"),
         pytest.param(True, a_pod(checked=True), ended(), id="marked, and it works"),
         pytest.param(False, a_done_pod(checked=True), ended(), id="marked and done"),
+        pytest.param(
+            False, a_pod(checked=True, containers=(BASE_ENDED, SIDECAR)), ended(), id="marked, a sidecar runs on"
+        ),
+        pytest.param(
+            False,
+            a_pod(checked=True, containers=(MAIN_ENDED, SIDECAR)),
+            ended(base_container="main"),
+            id="marked and done by the container that the task names",
+        ),
         pytest.param(False, a_done_pod(), ended(try_number=2), id="done, an earlier try's"),
         pytest.param(True, a_pod(), a_task("running", namespace="other"), id="has a hook moved it?"),
         pytest.param(True, a_pod(), ended(try_number=2, namespace="other"), id="the same, an earlier try's"),
@@ -63,6 +82,55 @@ TWIN = naming(a_sibling())
 )
 def test_whose_identity_is_asked_for(needed: bool, pod: Pod, task: TaskInstance) -> None:
     assert needs_identity(pod, task) is needed
+
+
+@pytest.mark.parametrize(
+    ("alone", "refuted", "pod", "task"),
+    [
+        pytest.param(True, True, a_pod(), ended(), id="it works"),
+        pytest.param(True, True, a_pod(), ended(try_number=2), id="an earlier try's works"),
+        pytest.param(False, True, a_done_pod(), ended(), id="done"),
+        pytest.param(False, True, a_done_pod(), ended(try_number=2), id="an earlier try's is done"),
+        pytest.param(False, True, a_pod(containers=(BASE_ENDED, SIDECAR)), ended(), id="done, a sidecar runs on"),
+        pytest.param(
+            False,
+            True,
+            a_pod(containers=(MAIN_ENDED, SIDECAR)),
+            ended(base_container="main"),
+            id="done by the container that the task names",
+        ),
+        pytest.param(False, False, a_pod(try_number="2"), ended(), id="try ahead of an end"),
+        pytest.param(False, False, a_pod(), a_task("running"), id="in use"),
+        pytest.param(False, False, a_pod(), a_task("running", 2), id="held by the next try"),
+        pytest.param(False, False, a_pod(), a_task("removed"), id="removed"),
+        pytest.param(False, False, a_pod(try_number=None), ended(), id="no label"),
+        pytest.param(False, False, a_pod(), ended(try_number=None), id="an ended row without try"),
+        pytest.param(False, False, a_pod(), ended(operator="GKEStartJobOperator"), id="a Job's"),
+    ],
+)
+def test_which_pod_may_be_named_though_no_rule_needs_it(
+    alone: bool, refuted: bool, pod: Pod, task: TaskInstance
+) -> None:
+    """By itself, and where another Airflow's Pods refute the claim to its namespace."""
+    assert may_prove_itself(pod, task, refuted=False) is alone
+    assert may_prove_itself(pod, task, refuted=True) is refuted
+
+
+@pytest.mark.parametrize(
+    ("contested", "pod", "answer"),
+    [
+        pytest.param(True, a_pod(), known(ended(try_number=2), TWIN), id="an earlier try's works, another is named"),
+        pytest.param(False, a_pod(), known(ended(), TWIN), id="of the very try"),
+        pytest.param(False, a_done_pod(), known(ended(try_number=2), TWIN), id="done"),
+        pytest.param(False, a_pod(), known(a_task("running", 2), TWIN), id="not ended"),
+        pytest.param(False, a_pod(), known(ended(try_number=2), naming(a_pod())), id="it is named itself"),
+        pytest.param(False, a_pod(), known(ended(try_number=2), NO_SOURCE), id="nobody is named"),
+        pytest.param(False, a_pod(try_number="x"), known(ended(try_number=2), TWIN), id="a label that is no try"),
+        pytest.param(False, a_pod(), Unknown(0.0, "timeout"), id="not known"),
+    ],
+)
+def test_what_speaks_against_the_pod_of_an_earlier_try(contested: bool, pod: Pod, answer: Answer) -> None:
+    assert judge(pod, answer).contested is contested
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ OF_THE_ANSWER: list[tuple[str, str, Answer]] = [
         "rendered namespace other, the Pod's is airflow; Airflow names this very Pod",
         known(ended(namespace="other"), naming(a_pod())),
     ),
+    ("abandoned", ACTIVE, OVER),
     ("abandoned", f"{ACTIVE}, Airflow names another Pod", known(ended(), naming(a_sibling()))),
     ("absent", "no such run", Absent(0.0, "no such run")),
     ("labels-ambiguous", "two runs", Ambiguous(0.0, "two runs")),
