@@ -7,7 +7,7 @@ import math
 import pytest
 
 from healer import config
-from healer.decision.limits import OVERRIDE, Breaker, RateLimiter, is_overridden, with_override
+from healer.decision.limits import OVERRIDE, Batch, Breaker, RateLimiter, is_overridden, with_override
 
 COOL = 600.0
 
@@ -154,7 +154,7 @@ NOW = 1_800_000_000.0
 
 def test_a_release_lasts_an_hour_by_the_servers_clock() -> None:
     annotations, until = with_override({"other": "x", OVERRIDE + "old": "2026-01-01T00:00:00Z"}, "prod", NOW)
-    assert annotations == {"other": "x", OVERRIDE + "prod": "2027-01-15T09:00:00Z"}
+    assert annotations == {"other": "x", "release.kpo-healer.io/prod": "2027-01-15T09:00:00Z"}
     assert until.timestamp() == NOW + 3600
     assert is_overridden(annotations, "prod", NOW + 3599)
     assert not is_overridden(annotations, "prod", NOW + 3600)
@@ -171,3 +171,9 @@ def test_a_second_release_keeps_the_first() -> None:
     first, _ = with_override({}, "prod", NOW)
     both, _ = with_override(first, "test", NOW + 60)
     assert is_overridden(both, "prod", NOW + 60)
+
+
+def test_a_batch_stays_what_the_limits_allowed() -> None:
+    batch = Batch((), (), {})
+    with pytest.raises(AttributeError):
+        batch.suspects = ()  # type: ignore[misc]
