@@ -294,6 +294,8 @@ class AirflowClient:
             return self._logins[credential]
 
     def _parse(self, raw: RawResponse, question: Ask[T], dialect: Dialect) -> AirflowReply[T]:
+        if raw.age > 0 and question.request.call != "version":
+            raise refusals.kept(self.url, raw)
         if raw.status in (200, 201):
             return self._decode(raw, question.decode)
         if raw.status in (401, 403, 405) and refusals.is_gates(raw):
