@@ -15,7 +15,7 @@ from healer.airflow.api.credentials import CredentialLife, Credentials, Login, c
 from healer.airflow.api.dialect import Ask, Dialect
 from healer.airflow.api.dialects import IN_TURN, Version, version_of
 from healer.airflow.api.login3 import TokenAsker, token_fault
-from healer.airflow.api.reply import AirflowReply
+from healer.airflow.api.reply import AirflowReply, shortened
 from healer.airflow.api.retry_after import RetryAfter
 from healer.airflow.api.transport import AirflowRequest, AirflowTransport, Call, ObserveCall, RawResponse
 from healer.clock import boottime
@@ -319,7 +319,7 @@ class AirflowClient:
 
     def _trouble(self, raw: RawResponse, *, secret: bool) -> NoAnswerError:
         # A validation error repeats the question, and with it the password.
-        said = "" if secret else schema.detail(raw.body)
+        said = "" if secret else shortened(schema.detail(raw.body))
         why, code = f"{self.url} answered {raw.status}{f': {said}' if said else ''}", str(raw.status)
         if raw.status in (502, 503, 504) and not said:
             why = refusals.proxy_failed(self.url, raw)

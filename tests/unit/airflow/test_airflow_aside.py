@@ -145,6 +145,18 @@ def test_whatever_one_task_is_refused_for_the_others_of_its_dag_are_answered_in_
     assert len(fake.asked) <= len(fake.lists()) + 8 + 2 * len(bad) * tries
 
 
+@pytest.mark.parametrize("status", [400, 422, 500])
+def test_of_what_a_server_says_at_length_the_beginning_is_told(fake: FakeAirflow, status: int) -> None:
+    fake.rows = [row(task=task, run="r") for task in ("good", "bad")]
+    pods = [pod(task=task, run="r") for task in ("good", "bad")]
+    fake.intercept = refusing(["bad"], error(status, f"SELECT {'x' * 1_000_000}"))
+    good, bad = healer(fake).get_all(pods).values()
+    assert isinstance(good, Known)
+    assert isinstance(bad, Unknown)
+    assert f"answered {status}: SELECT xxx" in bad.why
+    assert len(bad.why) < 500, "it is in the log, in Events and in the memory, once for each Pod"
+
+
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_dag_that_is_refused_whole_costs_one_question_more_and_is_not_halved(fake: FakeAirflow, status: int) -> None:
     dags = [f"d{n:02}" for n in range(20)]
