@@ -357,7 +357,8 @@ def _surely(before: list[str], newest: list[str], whole: bool, label: str) -> li
     """Return the runs that may be believed: behind the last page there may be one that the label hides, and one called
     like the label itself is then not proven alone."""
     found = [*before, *newest]
-    return found if whole else [run for run in found if run not in _missing({label}, found)]
+    unsure = set[str]() if whole else _missing({label}, found)
+    return [run for run in found if run not in unsure]
 
 
 def _missing(labels: Collection[str], found: Iterable[str]) -> set[str]:

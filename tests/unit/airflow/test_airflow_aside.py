@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from healer.airflow import Airflow
-from healer.airflow.queries import list_query
+from healer.airflow.queries import list_query, resolver
 from healer.airflow.queries.list_query import MOST_ALONE, MOST_HALVED, MOST_LISTS
 from healer.airflow.queries.turns import AGAIN, NOT_YET, Turns
 from healer.clock import boottime
@@ -488,6 +488,24 @@ def test_a_thousand_hours_in_labels_are_looked_up_in_turn_and_an_honest_dag_come
             assert {a.why for a in waiting} == {NOT_YET}, "nothing is told as looked at that was not"
     assert max(seen.values()) == 1, "no hour is asked for twice before the next audit"
     assert set(kinds(answers, forged)) == {"Ambiguous"}
+
+
+@AIRFLOW_3
+def test_many_labels_of_a_dag_with_many_runs_are_compared_once_with_each(
+    fake: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = 0
+
+    def counted(text: str) -> str:
+        nonlocal compared
+        compared += 1
+        return safe_label(text)
+
+    monkeypatch.setattr(resolver, "safe_label", counted)
+    fake.rows = [row(run=f"free text {n}") for n in range(600)]
+    forged = [pod(run=f"forged text {n}") for n in range(20)]
+    assert set(kinds(healer(fake).get_all(forged), forged)) == {"Ambiguous"}
+    assert compared <= 4 * 500 * len(forged)
 
 
 @pytest.mark.parametrize("part", ["/dagRuns", "/tasks", "/dags"])
