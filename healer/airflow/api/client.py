@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from healer.airflow.api import dialect2, dialect3, login2, refusals, schema
 from healer.airflow.api.credential import Credential
 from healer.airflow.api.credentials import CredentialLife, Credentials, Login, client_secret, given, life, password
-from healer.airflow.api.dialect import Ask, Dialect
+from healer.airflow.api.dialect import BEYOND, Ask, Dialect
 from healer.airflow.api.dialects import IN_TURN, Version, version_of
 from healer.airflow.api.login3 import TokenAsker, token_fault
 from healer.airflow.api.reply import AirflowReply, shortened
@@ -108,7 +108,7 @@ class AirflowClient:
     def log_in(self) -> None:
         """Make sure that there is a login and that the server accepts it. Raises LoginRefusedError or NoAnswerError."""
         # Any answer will do, a 403 for a missing right included: a refused login raises.
-        self.ask(self.dialect.dags(1))
+        self.ask(self.dialect.dags(1, BEYOND))
 
     def start_audit(self) -> None:
         """Forget what may have changed."""
@@ -188,7 +188,7 @@ class AirflowClient:
     def _probe(self, credential: Credential | None) -> int:
         """Ask what each user may ask who may read any DAG, as such a user or as a visitor; return the status."""
         try:
-            return self._with_retry(dialect2.dags(1).within(VERSION_TIMEOUT), dialect2, credential).status
+            return self._with_retry(dialect2.dags(1, BEYOND).within(VERSION_TIMEOUT), dialect2, credential).status
         except NoAnswerError as failed:
             if credential is None and failed.kind == "gate":
                 return 401

@@ -432,6 +432,24 @@ def is_named(answer: Answer) -> bool:
     return isinstance(answer, Known) and answer.identity is not None and answer.identity.failed is None
 
 
+@pytest.mark.parametrize("count", [1, 30])
+def test_a_dag_that_cannot_be_listed_is_no_sign_that_the_server_fails(fake: FakeAirflow, count: int) -> None:
+    rows, pods = orphans(40)
+    fake.rows = [*rows, row(dag="!")]
+    source = "state-store" if fake.version.startswith("3") else "xcomEntries"
+    bad = failing(source, [f"t{n:03}" for n in range(count)])
+    dags = "/api/v2/dags"
+    fake.intercept = lambda asked: (
+        error(500, "KeyError") if asked.path == dags and int(dict(asked.query)["offset"]) == 0 else bad(asked)
+    )
+    airflow = healer(fake)
+    for _ in range(2):
+        answers = airflow.get_all(pods)
+        assert [is_named(answers[p.uid]) for p in pods] == [False] * count + [True] * (40 - count)
+        assert airflow.set_aside == count
+    assert airflow.login() is None
+
+
 @AIRFLOW_3
 @pytest.mark.parametrize("count", [1, 11, 300])
 def test_identity_that_fails_for_some_does_not_stop_that_of_others(fake: FakeAirflow, count: int) -> None:
