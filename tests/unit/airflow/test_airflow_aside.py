@@ -638,6 +638,79 @@ def test_there_are_only_so_many_lists_and_the_next_question_goes_on_behind_them(
     assert len(known) == 100
 
 
+# --- lists of ids -----------------------------------------------------------------------------------------------------
+
+
+def failing_rows(fake: FakeAirflow, ending: str, column: str, bad: Collection[str]) -> Fault:
+    """Fail on each page of a list of ids that holds one of these, as where a row can't be serialized."""
+
+    def intercept(asked: Asked) -> Reply | None:
+        if not asked.path.endswith(ending):
+            return None
+        query, ids = dict(asked.query), sorted({r[column] for r in fake.rows})
+        start = int(query.get("offset", 0))
+        return error(500, "KeyError") if set(ids[start : start + int(query["limit"])]) & set(bad) else None
+
+    return intercept
+
+
+@pytest.mark.parametrize("where", ["first", "last", "middle", "all over"])
+@pytest.mark.parametrize("count", [1, 11])
+@pytest.mark.parametrize("column", ["dag_id", "dag_run_id"])
+def test_a_row_that_a_list_of_ids_fails_on_holds_up_only_the_labels_that_it_may_hide(
+    fake: FakeAirflow, column: str, count: int, where: str
+) -> None:
+    ids = [f"an id with blanks {n:03}" for n in range(250)]
+    bad = {ids[n] for n in spread(count, len(ids), where)}
+    place = "dag" if column == "dag_id" else "run"
+    fake.rows = [row(**{"run": "r", place: each}) for each in ids]
+    pods = {each: pod(**{"run": "r", place: each}) for each in ids}
+    hashed_alike = safe_label(ids[100])
+    fake.rows.append(row(**{"run": "r", place: hashed_alike}))
+    ending = "/dags" if place == "dag" else "/dagRuns"
+    fake.intercept = failing_rows(fake, ending, column, bad)
+    airflow = healer(fake)
+    for _ in range(2):
+        fake.asked.clear()
+        answers = airflow.get_all(list(pods.values()))
+        assert {each for each, p in pods.items() if isinstance(answers[p.uid], Unknown)} == bad
+        assert sum(path.endswith(ending) for path in fake.paths()) <= 5 + 16 * count
+        assert airflow.set_aside == 1
+    answer = answers[pods[ids[100]].uid]
+    assert isinstance(answer, Ambiguous), "one that is called like a label is among its candidates"
+    airflow.start_audit()
+    fake.intercept = lambda _: None
+    answers = airflow.get_all(list(pods.values()))
+    assert set(kinds(answers, [p for each, p in pods.items() if each != ids[100]])) == {"Known"}
+    assert airflow.set_aside == 0
+
+
+@pytest.mark.parametrize("place", ["dag", "run"])
+def test_an_id_called_like_a_label_is_not_believed_while_the_one_behind_the_label_may_be_unread(
+    fake: FakeAirflow, place: str
+) -> None:
+    label = safe_label("an id with blanks")
+    fake.rows = [row(**{"run": "r", place: each}) for each in (label, "an id with blanks")]
+    one = pod(**{"run": "r", place: label})
+    ending, column = ("/dags", "dag_id") if place == "dag" else ("/dagRuns", "dag_run_id")
+    fake.intercept = failing_rows(fake, ending, column, ["an id with blanks"])
+    answer = healer(fake).get_all([one])[one.uid]
+    assert isinstance(answer, Unknown)
+    assert "KeyError" in answer.why
+
+
+def test_tasks_that_cannot_be_listed_are_found_among_the_task_instances_of_the_run(fake: FakeAirflow) -> None:
+    tasks = ["extract" * 10, "_odd_", "plain"]
+    fake.rows = [row(task=task, run=f"r{n}") for task in tasks for n in range(3)]
+    pods = [pod(task=task, run=f"r{n}") for task in tasks for n in range(3)]
+    pods += [pod(task="never" * 20, run="r0")]
+    fake.intercept = lambda asked: error(500, "KeyError") if asked.path.endswith("/tasks") else None
+    airflow = healer(fake)
+    for _ in range(2):
+        answers = airflow.get_all(pods)
+        assert kinds(answers, pods) == ["Known"] * 9 + ["Unknown"], "what was not found may be one that can't be told"
+
+
 # --- a renamed or removed task ----------------------------------------------------------------------------------------
 
 
