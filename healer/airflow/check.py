@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from healer.airflow.api.client import AirflowClient
-from healer.airflow.api.dialect import Ask
+from healer.airflow.api.dialect import BEYOND, Ask
 from healer.airflow.api.dialects import Version
 from healer.airflow.api.pod_names import Value
 from healer.airflow.api.reply import AirflowReply
@@ -184,7 +184,7 @@ def _may_read(client: AirflowClient, question: Ask[Any]) -> bool:
     """
     reply: AirflowReply[Any] = client.ask(question)
     if reply.status == 403:
-        client.get_ok(client.dialect.dags(1))
+        client.get_ok(client.dialect.dags(1, BEYOND))
         return False
     if not reply.missing:
         client.require_ok(reply)
@@ -211,7 +211,7 @@ def _values(client: AirflowClient, version: Version) -> list[ProbeCheck]:
 
 
 def _recent(client: AirflowClient) -> list[TaskInstance]:
-    now = client.get_ok(client.dialect.dags(1)).date
+    now = client.get_ok(client.dialect.dags(1, BEYOND)).date
     listed = client.get_ok(client.dialect.recent(OPERATORS, RECENT, now)).known
     # Not every version can filter and sort.
     found = [task for task in listed.rows if task.operator in OPERATORS and task.start_date is not None]

@@ -12,10 +12,10 @@ from msgspec.structs import replace
 from healer.airflow.api import dialect2, dialect3, login2, refusals, schema
 from healer.airflow.api.credential import Credential
 from healer.airflow.api.credentials import CredentialLife, Credentials, Login, client_secret, given, life, password
-from healer.airflow.api.dialect import Ask, Dialect
+from healer.airflow.api.dialect import BEYOND, Ask, Dialect
 from healer.airflow.api.dialects import IN_TURN, Version, version_of
 from healer.airflow.api.login3 import TokenAsker, token_fault
-from healer.airflow.api.reply import AirflowReply
+from healer.airflow.api.reply import AirflowReply, shortened
 from healer.airflow.api.retry_after import RetryAfter
 from healer.airflow.api.transport import AirflowRequest, AirflowTransport, Call, ObserveCall, RawResponse
 from healer.clock import boottime
@@ -108,7 +108,7 @@ class AirflowClient:
     def log_in(self) -> None:
         """Make sure that there is a login and that the server accepts it. Raises LoginRefusedError or NoAnswerError."""
         # Any answer will do, a 403 for a missing right included: a refused login raises.
-        self.ask(self.dialect.dags(1))
+        self.ask(self.dialect.dags(1, BEYOND))
 
     def start_audit(self) -> None:
         """Forget what may have changed."""
@@ -188,7 +188,7 @@ class AirflowClient:
     def _probe(self, credential: Credential | None) -> int:
         """Ask what each user may ask who may read any DAG, as such a user or as a visitor; return the status."""
         try:
-            return self._with_retry(dialect2.dags(1).within(VERSION_TIMEOUT), dialect2, credential).status
+            return self._with_retry(dialect2.dags(1, BEYOND).within(VERSION_TIMEOUT), dialect2, credential).status
         except NoAnswerError as failed:
             if credential is None and failed.kind == "gate":
                 return 401
@@ -294,6 +294,8 @@ class AirflowClient:
             return self._logins[credential]
 
     def _parse(self, raw: RawResponse, question: Ask[T], dialect: Dialect) -> AirflowReply[T]:
+        if raw.age > 0 and question.request.call != "version":
+            raise refusals.kept(self.url, raw)
         if raw.status in (200, 201):
             return self._decode(raw, question.decode)
         if raw.status in (401, 403, 405) and refusals.is_gates(raw):
@@ -317,7 +319,7 @@ class AirflowClient:
 
     def _trouble(self, raw: RawResponse, *, secret: bool) -> NoAnswerError:
         # A validation error repeats the question, and with it the password.
-        said = "" if secret else schema.detail(raw.body)
+        said = "" if secret else shortened(schema.detail(raw.body))
         why, code = f"{self.url} answered {raw.status}{f': {said}' if said else ''}", str(raw.status)
         if raw.status in (502, 503, 504) and not said:
             why = refusals.proxy_failed(self.url, raw)

@@ -22,6 +22,9 @@ from healer.model import TaskInstance
 
 T = TypeVar("T")
 
+BEYOND = 1_000_000
+"""An offset behind all rows: that a list can be had at all is shown by a page that depends on none of them."""
+
 
 Missing = Callable[[int, Problem], bool]
 """Whether a status and what came with it say that there is no such thing."""

@@ -75,6 +75,12 @@ def page(url: str, raw: RawResponse) -> NoAnswerError:
     return NoAnswerError(why, FailureScope.SERVER, kind="path")
 
 
+def kept(url: str, raw: RawResponse) -> NoAnswerError:
+    """Return the failure for an answer out of a cache: what it says was true then, and need not be any more."""
+    why = f"{_in_front(raw)} in front of {url} gives answers that it has kept for {raw.age:g} s: let it keep nothing"
+    return NoAnswerError(f"{why} of Airflow's API, or {BEHIND}", kind="gate")
+
+
 def wants_tls(url: str, raw: RawResponse) -> NoAnswerError | None:
     """Return the failure where a server of https was spoken to in plain http, None for anything else."""
     if raw.status != HTTPStatus.BAD_REQUEST or not url.startswith("http:") or not _TLS_WANTED.search(raw.body[:4096]):

@@ -12,6 +12,15 @@ from healer.errors import NoAnswerError
 T = TypeVar("T")
 
 
+LONGEST_SAID = 300
+"""Characters of what a server says that are told: they come back with each Pod, in the log and in Events."""
+
+
+def shortened(said: str) -> str:
+    """Return what a server says, as long as it may be told."""
+    return said if len(said) <= LONGEST_SAID else f"{said[:LONGEST_SAID]}…"
+
+
 class Problem(Struct, frozen=True):
     """What a refusal says: `title` and `detail` ("" for none), and whether Airflow itself says it of a thing."""
 
@@ -22,7 +31,7 @@ class Problem(Struct, frozen=True):
     @property
     def text(self) -> str:
         """What there is to tell a user."""
-        return self.detail or self.title
+        return shortened(self.detail or self.title)
 
 
 class AirflowReply(Struct, Generic[T], frozen=True):

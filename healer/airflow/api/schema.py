@@ -234,7 +234,10 @@ def version(body: bytes) -> str:
 
 
 def detail(body: bytes) -> str:
-    """Return what Airflow says of a refusal, "" where it says nothing that can be read. At most 300 characters."""
+    """Return what Airflow says of a refusal, "" where it says nothing that can be read.
+
+    A text comes whole: it is compared with the one that is expected of an id.
+    """
     try:
         raw = _DETAIL.decode(body).detail
         try:

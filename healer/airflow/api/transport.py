@@ -90,7 +90,7 @@ class RawResponse(Struct, frozen=True):
 
     `date` is the server's clock (seconds since the epoch), `retry_after` how long it wants to be left alone (seconds).
     `headers` are those that tell who has answered, by their names in lower case. `type` is the content type as it came,
-    `cookies` are those that it sets.
+    `cookies` are those that it sets. `age` is for how long a cache on the way has kept it (seconds).
     """
 
     status: int
@@ -103,6 +103,7 @@ class RawResponse(Struct, frozen=True):
     headers: Mapping[str, str] = {}
     type: str = ""
     cookies: Mapping[str, str] = {}
+    age: float = 0.0
 
     def __repr__(self) -> str:
         """Show nothing of body and cookies: they may hold a token, or the kubeconfig of a trigger."""
@@ -138,6 +139,7 @@ class AirflowTransport:
                 headers={name: value for name in TELLING if (value := response.headers.get(name))},
                 type=kind,
                 cookies=_cookies(response.headers.getlist("Set-Cookie")),
+                age=_age(response.headers.get("Age")),
             )
         except (LocationValueError, urllib3.exceptions.ProxySchemeUnknown):
             raise NoAnswerError(
@@ -158,7 +160,7 @@ class AirflowTransport:
     def _start(
         self, request: AirflowRequest, credential: Credential | None, timeout: float
     ) -> urllib3.BaseHTTPResponse:
-        headers = {"Accept": "application/json", "Accept-Encoding": "gzip"}
+        headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "Cache-Control": "no-cache"}
         if credential is not None:
             headers[credential.header] = credential.value
         for name, value in self._further_headers().items():
@@ -298,6 +300,14 @@ def _date(text: str | None) -> float | None:
         return parsedate_to_datetime(text).timestamp() if text else None
     except ValueError:
         return None
+
+
+def _age(text: str | None) -> float:
+    """Return the seconds of an Age header, 0 where there is none that can be read."""
+    try:
+        return float(text) if text else 0.0
+    except ValueError:
+        return 0.0
 
 
 def _delay(text: str | None, now: float | None) -> float | None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from healer.airflow.api.dialect import Ask
+from healer.airflow.api.dialect import BEYOND, Ask
 from healer.airflow.api.schema import Ids
 from healer.airflow.api.task_key import TaskKey
 from healer.airflow.queries.session import QuerySession
-from healer.airflow.queries.turns import Turns, ask_in_turn
+from healer.airflow.queries.turns import NOT_YET, Turns, ask_in_turn
 from healer.decision.labels import believed, invert_run_id, may_be_hashed, safe_label
-from healer.errors import NoAnswerError, NoDagError
+from healer.errors import FailureScope, NoAnswerError, NoDagError
 from healer.model import LabelKey, RawIds
 
 K = TypeVar("K")
@@ -34,6 +34,12 @@ MOST_TASK_LISTS = 200
 
 MOST_RUN_LISTS = 200
 """Lists of the runs of an hour, and as many of the newest runs of a DAG, in one question: 10 s of the server's time."""
+
+MOST_PARTS = 200
+"""Further requests in one question for pages that fail: halved down to the row that is to blame, which is left out."""
+
+MOST_REFUSED = 3
+"""Lists that fail without a row too, after which it is no row to which a failure is owed."""
 
 MOST_RUNS_READ = 100
 """Runs whose task instances are listed in one question, for tasks that their DAG has no more."""
@@ -84,6 +90,14 @@ ResolverScope = str | tuple[str, str]
 
 Trouble = dict[tuple[ResolverScope, str], str]
 """The labels that could not be looked up, and why."""
+
+
+class Listed(NamedTuple):
+    """The ids that a list has given, whether there are no more, and why not all of its rows could be read."""
+
+    ids: Sequence[str]
+    whole: bool = True
+    failed: NoAnswerError | None = None
 
 
 class IdCache:
@@ -161,8 +175,8 @@ class Resolver:
     def _learn_dags(self, asking: _ResolverPass, labels: set[str]) -> Trouble:
         """Learn the DAGs behind labels; return what Airflow did not tell, and why."""
         unknown = self._dags.unknown("", labels)
-        told = asking.ask(self.turns_of_dags, [""] if unknown else [], 1, lambda _: _dags(asking.round_))
-        return _noted(self._dags, "", unknown, told.get("", ()))
+        told = asking.ask(self.turns_of_dags, [""] if unknown else [], 1, lambda _: _dags(asking)).get("", Listed(()))
+        return asking.tell(self.turns_of_dags, "", told, _noted(self._dags, "", unknown, told))
 
     def _learn_tasks(self, asking: _ResolverPass, by_dag: Mapping[str, set[TaskLabels]]) -> Trouble:
         """Learn the tasks that DAGs have now."""
@@ -181,7 +195,7 @@ class Resolver:
         """Learn the runs of DAGs: those of the same hours as the labels, and where it is none of them, the newest."""
         session, trouble = asking.round_, Trouble()
         of_hours: dict[tuple[str, str], set[str]] = {}
-        newest: dict[tuple[str, str], dict[str, list[str]]] = {}
+        newest: dict[tuple[str, str], dict[str, Sequence[str]]] = {}
         for dag, resolved in by_dag.items():
             for label in self._unknown_runs(dag, {s.run_id for s in resolved if s.raw_run is None}):
                 found = _ISO_HOUR.match(label) if session.version.prefixes else None
@@ -190,24 +204,25 @@ class Resolver:
                 else:
                     of_hours.setdefault((dag, found[0]), set()).add(label)
 
-        def listed(place: tuple[str, str]) -> tuple[list[str], bool]:
+        def listed(place: tuple[str, str]) -> Listed:
             dag, hour = place
             labels = of_hours[place] if hour else newest[place].keys()
-            return _listed_runs(session, dag, hour, labels)
+            return _listed_runs(asking, dag, hour, labels)
 
         for place, answer in asking.ask(self.turns_of_runs, of_hours, MOST_RUN_LISTS, listed).items():
             dag, labels = place[0], of_hours[place]
             if isinstance(answer, NoAnswerError):
                 trouble |= _noted(self._runs, dag, labels, answer)
                 continue
-            left = _missing(labels, answer[0])
-            self._runs.add(dag, labels - left, answer[0])
+            left = _missing(labels, answer.ids)
+            self._runs.add(dag, labels - left, answer.ids)
             for label in left:
-                newest.setdefault((dag, ""), {})[label] = answer[0]
+                newest.setdefault((dag, ""), {})[label] = answer.ids
         for place, answer in asking.ask(self.turns_of_runs, newest, MOST_RUN_LISTS, listed).items():
             for label, before in newest[place].items():
-                told = answer if isinstance(answer, NoAnswerError) else _surely(before, *answer, label)
-                trouble |= _noted(self._runs, place[0], {label}, told)
+                told = answer if isinstance(answer, NoAnswerError) else _surely(before, answer, label)
+                missed = _noted(self._runs, place[0], {label}, told)
+                trouble |= asking.tell(self.turns_of_runs, place, told, missed)
         return trouble
 
     def _unknown_runs(self, dag: str, labels: set[str]) -> frozenset[str]:
@@ -219,18 +234,23 @@ class Resolver:
     def _learn_old_tasks(
         self, asking: _ResolverPass, by_dag: Mapping[str, set[TaskLabels]], trouble: Trouble
     ) -> Trouble:
-        """Learn tasks that their DAG has no more, renamed or removed since, from the task instances of the runs."""
+        """Learn tasks that their DAG has no more, renamed or removed since, from the task instances of the runs.
+
+        Likewise those of a DAG whose tasks can't be listed, as one of them can't be told.
+        """
         wanted: dict[tuple[str, str], set[str]] = {}
         for dag, resolved in by_dag.items():
             for s in resolved:
-                if s.raw_task is None and (dag, s.task_id) not in trouble and not self._tasks.found(dag, s.task_id):
+                waits = trouble.get((dag, s.task_id)) == NOT_YET
+                if s.raw_task is None and not waits and not self._tasks.found(dag, s.task_id):
                     for run in self._run_ids(dag, s):
                         wanted.setdefault((dag, run), set()).add(s.task_id)
         wanted = {run: new for run, labels in wanted.items() if (new := set(self._tasks_of_runs.unknown(run, labels)))}
-        told = asking.ask(self.turns_of_a_run, wanted, MOST_RUNS_READ, lambda run: _tasks_of_run(asking.round_, *run))
+        told = asking.ask(self.turns_of_a_run, wanted, MOST_RUNS_READ, lambda run: _tasks_of_run(asking, *run))
         missed: Trouble = {}
         for place, labels in wanted.items():
-            missed |= _noted(self._tasks_of_runs, place, labels, told[place])
+            left = _noted(self._tasks_of_runs, place, labels, told[place])
+            missed |= asking.tell(self.turns_of_a_run, place, told[place], left)
         return missed
 
     def _run_ids(self, dag: str, s: TaskLabels) -> tuple[str, ...]:
@@ -270,9 +290,11 @@ class Resolver:
             if s.raw_run is None:
                 yield dag, s.run_id
             if s.raw_task is None:
-                yield dag, s.task_id
+                runs = self._run_ids(dag, s)
+                if not any(self._tasks_of_runs.found((dag, run), s.task_id) for run in runs):
+                    yield dag, s.task_id
                 if not self._tasks.found(dag, s.task_id):
-                    yield from (((dag, run), s.task_id) for run in self._run_ids(dag, s))
+                    yield from (((dag, run), s.task_id) for run in runs)
 
     def _why(self, s: TaskLabels, dags: tuple[str, ...]) -> str:
         if not dags:
@@ -294,6 +316,7 @@ class _ResolverPass:
     def __init__(self, session: QuerySession) -> None:
         self.round_ = session
         self.since: float | None = None
+        self._parts = self._refused = 0
 
     def ask(
         self, turns: Turns[K], wanted: Collection[K], most: int, ask: Callable[[K], T]
@@ -303,15 +326,37 @@ class _ResolverPass:
             self.since = self.round_.began
         return ask_in_turn(self.round_, turns, wanted, most, ask)
 
+    def tell(self, turns: Turns[K], key: K, told: Listed | NoAnswerError, trouble: Trouble) -> Trouble:
+        """Note that a list was answered but for rows to which some labels may be owed."""
+        if trouble and isinstance(told, Listed):
+            self.round_.trouble(turns, key, str(told.failed))
+        return trouble
 
-def _noted(
-    records: IdCache, scope: ResolverScope, labels: Collection[str], told: Iterable[str] | NoAnswerError
-) -> Trouble:
-    """Note which of the ids that were told the labels stand for; return what was not told."""
+    def may_split(self, failed: NoAnswerError, nothing: Ask[Ids] | None) -> bool:
+        """Whether a page that has failed is asked in smaller parts: its list can be had, as one of `nothing` shows."""
+        self._parts += 1
+        spent = self._parts > MOST_PARTS or self._refused >= MOST_REFUSED
+        if spent or failed.scope is not FailureScope.CALL or self.round_.aborted is not None:
+            return False
+        if nothing is None:
+            return True
+        try:
+            return self.round_.ask(nothing).status == 200
+        except NoAnswerError:
+            self._refused += 1
+            return False
+
+
+def _noted(records: IdCache, scope: ResolverScope, labels: Collection[str], told: Listed | NoAnswerError) -> Trouble:
+    """Note which of the ids that were told the labels stand for; return what was not told.
+
+    Where a row could not be read a label is told only by an id of another text: the row may be the one that it hides.
+    """
     if isinstance(told, NoAnswerError):
         return {(scope, label): str(told) for label in labels}
-    records.add(scope, labels, told)
-    return {}
+    left = set[str]() if told.failed is None else _missing(labels, told.ids)
+    records.add(scope, set(labels) - left, told.ids)
+    return {(scope, label): str(told.failed) for label in left}
 
 
 def _by_label(ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -322,42 +367,43 @@ def _by_label(ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _dags(session: QuerySession) -> list[str]:
+def _dags(asking: _ResolverPass) -> Listed:
     """Return the ids of all DAGs that we may read, those whose file is gone included."""
-    found = _paged(session, lambda offset: session.dialect.dags(PAGE, offset), DAG_PAGES)
-    return [dag for dag in found if dag is not None]
+    return _read(_paged(asking, asking.round_.dialect.dags, DAG_PAGES))
 
 
-def _tasks(session: QuerySession, dag: str) -> tuple[str, ...]:
+def _tasks(session: QuerySession, dag: str) -> Listed:
     """Return the tasks of a DAG as it is now; none if there is no such DAG."""
     reply = session.ask(session.dialect.tasks(dag))
-    return () if reply.missing else session.require_ok(reply).known.ids
+    return Listed(() if reply.missing else session.require_ok(reply).known.ids)
 
 
-def _tasks_of_run(session: QuerySession, dag: str, run: str) -> tuple[str, ...]:
+def _tasks_of_run(asking: _ResolverPass, dag: str, run: str) -> Listed:
     """Return the tasks of a run's task instances, those that the DAG has lost since included.
 
     The GET leaves no row in Airflow's audit table; where it fails the list has the run's first 1,000 task instances.
     """
+    session = asking.round_
     maps = session.version.maps
 
-    def page(offset: int) -> Ask[Ids]:
-        return session.dialect.tasks_of_run(dag, run, PAGE, offset, maps=maps)
+    def page(limit: int, offset: int) -> Ask[Ids]:
+        return session.dialect.tasks_of_run(dag, run, limit, offset, maps=maps)
 
     if "/" not in dag + run and not {dag, run} & {"", ".", ".."}:
         try:
-            return tuple(task for task in _paged(session, page, TASK_PAGES) if task is not None)
+            return _read(_paged(asking, page, TASK_PAGES))
         except NoAnswerError:
             if session.aborted is not None:
                 raise
-    return session.get_ok(session.dialect.tasks_listed(dag, run, TASK_PAGES * PAGE)).known.ids
+    return Listed(session.get_ok(session.dialect.tasks_listed(dag, run, TASK_PAGES * PAGE)).known.ids)
 
 
-def _surely(before: list[str], newest: list[str], whole: bool, label: str) -> list[str]:
+def _surely(before: Sequence[str], newest: Listed, label: str) -> Listed:
     """Return the runs that may be believed: behind the last page there may be one that the label hides, and one called
     like the label itself is then not proven alone."""
-    found = [*before, *newest]
-    return found if whole else [run for run in found if run not in _missing({label}, found)]
+    found = [*before, *newest.ids]
+    unsure = set[str]() if newest.whole else _missing({label}, found)
+    return newest._replace(ids=[run for run in found if run not in unsure])
 
 
 def _missing(labels: Collection[str], found: Iterable[str]) -> set[str]:
@@ -368,41 +414,67 @@ def _missing(labels: Collection[str], found: Iterable[str]) -> set[str]:
     return set(labels) - {safe_label(run) for run in found if run not in labels}
 
 
-def _listed_runs(session: QuerySession, dag: str, prefix: str, labels: Collection[str]) -> tuple[list[str], bool]:
-    """Return a DAG's runs, newest first, until all labels are found (see `_missing`), and whether there are no more.
+def _listed_runs(asking: _ResolverPass, dag: str, prefix: str, labels: Collection[str]) -> Listed:
+    """Return a DAG's runs, newest first, until all labels are found (see `_missing`); none if there is no such DAG."""
+    dialect, missing = asking.round_.dialect, set(labels)
 
-    None if there is no such DAG.
-    """
-    found: list[str] = []
-    missing = set(labels)
+    def wanted() -> Iterator[str | NoAnswerError | None]:
+        for run in _paged(asking, lambda limit, offset: dialect.runs(dag, limit, offset, prefix), RUN_PAGES):
+            yield run
+            if isinstance(run, str):
+                missing.difference_update({safe_label(run)} - {run})
+                if not missing:
+                    return
+
     try:
-        for run in _paged(session, lambda offset: session.dialect.runs(dag, PAGE, offset, prefix), RUN_PAGES):
-            if run is None:
-                return found, False
-            found.append(run)
-            missing -= {safe_label(run)} - {run}
-            if not missing:
-                break
+        return _read(wanted())
     except NoDagError:
-        pass
-    return found, True
+        return Listed(())
 
 
-def _paged(session: QuerySession, page_at: Callable[[int], Ask[Ids]], pages: int) -> Iterator[str | None]:
-    """Yield the ids of a list, page by page, and a None if there are more than came in so many pages.
+def _read(rows: Iterable[str | NoAnswerError | None]) -> Listed:
+    """Return what a list has given: see `_paged`."""
+    ids, failed, whole = list[str](), None, True
+    for row in rows:
+        if isinstance(row, str):
+            ids.append(row)
+        else:
+            whole, failed = False, row or failed
+    return Listed(ids, whole, failed)
+
+
+def _paged(
+    asking: _ResolverPass, page_at: Callable[[int, int], Ask[Ids]], pages: int
+) -> Iterator[str | NoAnswerError | None]:
+    """Yield the ids of a list, page by page: a failure for each row that can't be read, and a None if there are more
+    than came in so many pages.
 
     The server may give less at a time than it was asked for.
     """
-    offset = 0
-    for _ in range(pages):
-        reply = session.ask(page_at(offset))
-        if reply.missing:
-            raise NoDagError("Airflow has no such DAG")
-        page = session.require_ok(reply).known
+    session, offset, limit, read = asking.round_, 0, PAGE, 0
+    while read < pages:
+        try:
+            reply = session.ask(page_at(limit, offset))
+            if reply.missing:
+                raise NoDagError("Airflow has no such DAG")
+            page = session.require_ok(reply).known
+        except NoDagError:
+            raise
+        except NoAnswerError as failed:
+            if not asking.may_split(failed, page_at(1, BEYOND) if limit == PAGE else None):
+                raise
+            if limit > 1:
+                limit //= 2
+                continue
+            yield failed
+            offset += 1
+            continue
         yield from page.ids
         offset += len(page)
         if offset >= page.total:
             return
         if not page.ids:
             break
+        read += limit == PAGE
+        limit = min(PAGE, 2 * limit)
     yield None

@@ -10,7 +10,7 @@ from multiprocessing.pool import ThreadPool
 from typing import Any, TypeVar
 
 from healer.airflow.api.client import VERSION_TIMEOUT, AirflowClient
-from healer.airflow.api.dialect import Ask, Dialect
+from healer.airflow.api.dialect import BEYOND, Ask, Dialect
 from healer.airflow.api.dialects import Version
 from healer.airflow.api.reply import AirflowReply
 from healer.airflow.api.task_key import TaskKey
@@ -139,7 +139,7 @@ class QuerySession:
     def _is_alive(self) -> bool:
         """Whether the server answers a question that is the same whatever Pods there are."""
         try:
-            return self._client.ask(self.dialect.dags(1).within(VERSION_TIMEOUT)).status in {200, 403}
+            return self._client.ask(self.dialect.dags(1, BEYOND).within(VERSION_TIMEOUT)).status in {200, 403}
         except NoAnswerError:
             return False
 

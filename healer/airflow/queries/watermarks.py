@@ -57,12 +57,16 @@ class Watermarks:
         return task_key in self._marks
 
     def since(self, task_keys: Iterable[TaskKey]) -> str | None:
-        """Return from when on to ask for the task keys, as RFC 3339; None if there is one without a mark."""
+        """Return from when on to ask for the task keys, as RFC 3339; None if there is one without a mark, or with one
+        that no calendar has."""
         marks = [self._marks.get(task_key) for task_key in task_keys]
         if not marks or None in marks:
             return None
         oldest = min(mark for mark in marks if mark is not None)
-        return datetime.fromtimestamp(oldest - OVERLAP, UTC).isoformat()
+        try:
+            return datetime.fromtimestamp(oldest - OVERLAP, UTC).isoformat()
+        except (OverflowError, OSError, ValueError):
+            return None
 
     def keep_only(self, task_keys: set[TaskKey]) -> None:
         """Forget the marks of all other task keys."""

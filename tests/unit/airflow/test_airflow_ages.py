@@ -132,6 +132,37 @@ def test_of_a_single_question_identity_included(fake: FakeAirflow) -> None:
     assert answer.sent <= times.of("/taskInstances/t/-1")[0] < times.of("/pod_identifier")[0]
 
 
+@pytest.mark.parametrize("part", ["/taskInstances/t/-1", "/pod_identifier", "/pod_name"])
+def test_what_a_cache_on_the_way_has_kept_is_no_answer(fake: FakeAirflow, part: str) -> None:
+    fake.rows = [row(run="r", state="failed", end_date="2026-01-01T00:30:00Z")]
+    airflow, one = healer(fake), pod(run="r")
+    airflow.get_all([one])
+    honest, kept = fake.intercept, {"Age": "40", "X-Cache": "HIT"}
+
+    def cache(asked: Asked) -> Reply | None:
+        if not asked.path.endswith(part):
+            return None
+        fake.intercept = honest
+        reply = fake.answer(asked)
+        fake.intercept = cache
+        return Reply(reply.status, reply.body, kept)
+
+    fake.intercept = cache
+    answer = only(airflow.get_each([one]))
+    why = answer.why if isinstance(answer, Unknown) else answer.identity.failed  # type: ignore[attr-defined]
+    assert "gives answers that it has kept for 40 s" in why
+    assert {asked.headers["Cache-Control"] for asked in fake.asked} == {"no-cache"}
+    kept["Age"] = "0"
+    assert isinstance(only(airflow.get_each([one])), Known)
+
+
+def test_a_version_that_a_cache_has_kept_stops_nothing(fake: FakeAirflow) -> None:
+    fake.rows = [row(run="r")]
+    kept = Reply(200, {"version": fake.version}, {"Age": "40"})
+    fake.intercept = lambda asked: kept if asked.path.endswith("/version") else None
+    assert isinstance(only(healer(fake).get_all([pod(run="r")])), Known)
+
+
 def test_of_labels_that_had_to_be_looked_up(fake: FakeAirflow) -> None:
     fake.rows = [row(dag="_d_", run="free text")]
     times, airflow, one = Times(fake), healer(fake), pod(dag="_d_", run="free text")

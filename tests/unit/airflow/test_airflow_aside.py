@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from healer.airflow import Airflow
-from healer.airflow.queries import list_query
+from healer.airflow.queries import list_query, resolver
 from healer.airflow.queries.list_query import MOST_ALONE, MOST_HALVED, MOST_LISTS
 from healer.airflow.queries.turns import AGAIN, NOT_YET, Turns
 from healer.clock import boottime
@@ -143,6 +143,18 @@ def test_whatever_one_task_is_refused_for_the_others_of_its_dag_are_answered_in_
     assert len(fake.lists()) <= 3 + 2 * len(bad) * 6 * tries
     # Version and login; a few probes of the DAG, of lists, of the server; each bad one alone in either pass.
     assert len(fake.asked) <= len(fake.lists()) + 8 + 2 * len(bad) * tries
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+def test_of_what_a_server_says_at_length_the_beginning_is_told(fake: FakeAirflow, status: int) -> None:
+    fake.rows = [row(task=task, run="r") for task in ("good", "bad")]
+    pods = [pod(task=task, run="r") for task in ("good", "bad")]
+    fake.intercept = refusing(["bad"], error(status, f"SELECT {'x' * 1_000_000}"))
+    good, bad = healer(fake).get_all(pods).values()
+    assert isinstance(good, Known)
+    assert isinstance(bad, Unknown)
+    assert f"answered {status}: SELECT xxx" in bad.why
+    assert len(bad.why) < 500, "it is in the log, in Events and in the memory, once for each Pod"
 
 
 @pytest.mark.parametrize("status", [403, 404])
@@ -420,6 +432,24 @@ def is_named(answer: Answer) -> bool:
     return isinstance(answer, Known) and answer.identity is not None and answer.identity.failed is None
 
 
+@pytest.mark.parametrize("count", [1, 30])
+def test_a_dag_that_cannot_be_listed_is_no_sign_that_the_server_fails(fake: FakeAirflow, count: int) -> None:
+    rows, pods = orphans(40)
+    fake.rows = [*rows, row(dag="!")]
+    source = "state-store" if fake.version.startswith("3") else "xcomEntries"
+    bad = failing(source, [f"t{n:03}" for n in range(count)])
+    dags = "/api/v2/dags"
+    fake.intercept = lambda asked: (
+        error(500, "KeyError") if asked.path == dags and int(dict(asked.query)["offset"]) == 0 else bad(asked)
+    )
+    airflow = healer(fake)
+    for _ in range(2):
+        answers = airflow.get_all(pods)
+        assert [is_named(answers[p.uid]) for p in pods] == [False] * count + [True] * (40 - count)
+        assert airflow.set_aside == count
+    assert airflow.login() is None
+
+
 @AIRFLOW_3
 @pytest.mark.parametrize("count", [1, 11, 300])
 def test_identity_that_fails_for_some_does_not_stop_that_of_others(fake: FakeAirflow, count: int) -> None:
@@ -476,6 +506,24 @@ def test_a_thousand_hours_in_labels_are_looked_up_in_turn_and_an_honest_dag_come
             assert {a.why for a in waiting} == {NOT_YET}, "nothing is told as looked at that was not"
     assert max(seen.values()) == 1, "no hour is asked for twice before the next audit"
     assert set(kinds(answers, forged)) == {"Ambiguous"}
+
+
+@AIRFLOW_3
+def test_many_labels_of_a_dag_with_many_runs_are_compared_once_with_each(
+    fake: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = 0
+
+    def counted(text: str) -> str:
+        nonlocal compared
+        compared += 1
+        return safe_label(text)
+
+    monkeypatch.setattr(resolver, "safe_label", counted)
+    fake.rows = [row(run=f"free text {n}") for n in range(600)]
+    forged = [pod(run=f"forged text {n}") for n in range(20)]
+    assert set(kinds(healer(fake).get_all(forged), forged)) == {"Ambiguous"}
+    assert compared <= 4 * 500 * len(forged)
 
 
 @pytest.mark.parametrize("part", ["/dagRuns", "/tasks", "/dags"])
@@ -588,6 +636,79 @@ def test_there_are_only_so_many_lists_and_the_next_question_goes_on_behind_them(
         known |= {uid for uid, answer in answers.items() if isinstance(answer, Known)}
         assert {a.why for a in answers.values() if isinstance(a, Unknown)} == {NOT_YET}
     assert len(known) == 100
+
+
+# --- lists of ids -----------------------------------------------------------------------------------------------------
+
+
+def failing_rows(fake: FakeAirflow, ending: str, column: str, bad: Collection[str]) -> Fault:
+    """Fail on each page of a list of ids that holds one of these, as where a row can't be serialized."""
+
+    def intercept(asked: Asked) -> Reply | None:
+        if not asked.path.endswith(ending):
+            return None
+        query, ids = dict(asked.query), sorted({r[column] for r in fake.rows})
+        start = int(query.get("offset", 0))
+        return error(500, "KeyError") if set(ids[start : start + int(query["limit"])]) & set(bad) else None
+
+    return intercept
+
+
+@pytest.mark.parametrize("where", ["first", "last", "middle", "all over"])
+@pytest.mark.parametrize("count", [1, 11])
+@pytest.mark.parametrize("column", ["dag_id", "dag_run_id"])
+def test_a_row_that_a_list_of_ids_fails_on_holds_up_only_the_labels_that_it_may_hide(
+    fake: FakeAirflow, column: str, count: int, where: str
+) -> None:
+    ids = [f"an id with blanks {n:03}" for n in range(250)]
+    bad = {ids[n] for n in spread(count, len(ids), where)}
+    place = "dag" if column == "dag_id" else "run"
+    fake.rows = [row(**{"run": "r", place: each}) for each in ids]
+    pods = {each: pod(**{"run": "r", place: each}) for each in ids}
+    hashed_alike = safe_label(ids[100])
+    fake.rows.append(row(**{"run": "r", place: hashed_alike}))
+    ending = "/dags" if place == "dag" else "/dagRuns"
+    fake.intercept = failing_rows(fake, ending, column, bad)
+    airflow = healer(fake)
+    for _ in range(2):
+        fake.asked.clear()
+        answers = airflow.get_all(list(pods.values()))
+        assert {each for each, p in pods.items() if isinstance(answers[p.uid], Unknown)} == bad
+        assert sum(path.endswith(ending) for path in fake.paths()) <= 5 + 16 * count
+        assert airflow.set_aside == 1
+    answer = answers[pods[ids[100]].uid]
+    assert isinstance(answer, Ambiguous), "one that is called like a label is among its candidates"
+    airflow.start_audit()
+    fake.intercept = lambda _: None
+    answers = airflow.get_all(list(pods.values()))
+    assert set(kinds(answers, [p for each, p in pods.items() if each != ids[100]])) == {"Known"}
+    assert airflow.set_aside == 0
+
+
+@pytest.mark.parametrize("place", ["dag", "run"])
+def test_an_id_called_like_a_label_is_not_believed_while_the_one_behind_the_label_may_be_unread(
+    fake: FakeAirflow, place: str
+) -> None:
+    label = safe_label("an id with blanks")
+    fake.rows = [row(**{"run": "r", place: each}) for each in (label, "an id with blanks")]
+    one = pod(**{"run": "r", place: label})
+    ending, column = ("/dags", "dag_id") if place == "dag" else ("/dagRuns", "dag_run_id")
+    fake.intercept = failing_rows(fake, ending, column, ["an id with blanks"])
+    answer = healer(fake).get_all([one])[one.uid]
+    assert isinstance(answer, Unknown)
+    assert "KeyError" in answer.why
+
+
+def test_tasks_that_cannot_be_listed_are_found_among_the_task_instances_of_the_run(fake: FakeAirflow) -> None:
+    tasks = ["extract" * 10, "_odd_", "plain"]
+    fake.rows = [row(task=task, run=f"r{n}") for task in tasks for n in range(3)]
+    pods = [pod(task=task, run=f"r{n}") for task in tasks for n in range(3)]
+    pods += [pod(task="never" * 20, run="r0")]
+    fake.intercept = lambda asked: error(500, "KeyError") if asked.path.endswith("/tasks") else None
+    airflow = healer(fake)
+    for _ in range(2):
+        answers = airflow.get_all(pods)
+        assert kinds(answers, pods) == ["Known"] * 9 + ["Unknown"], "what was not found may be one that can't be told"
 
 
 # --- a renamed or removed task ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from itertools import product
 
 import pytest
@@ -106,6 +107,13 @@ def test_a_look_at_new_pods_does_not_move_the_mark_of_the_others() -> None:
     assert marks.since([A]) == before
     marks.covered([A], 2_000_000.0, first=False)
     assert marks.since([A]) != before
+
+
+@pytest.mark.parametrize("end", ["0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59-12:00"])
+def test_a_mark_that_no_calendar_has_is_none(end: str) -> None:
+    marks = Watermarks()
+    marks.covered([A], marks.see([at(end=datetime.fromisoformat(end).timestamp())], None), first=True)
+    assert marks.since([A]) is None
 
 
 def test_the_newest_time_is_airflows_own() -> None:
