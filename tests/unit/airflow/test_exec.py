@@ -136,6 +136,34 @@ FAILURES: dict[str, tuple[str, str]] = {
     "a cookie with a line's end": (f"printf %s {quoted(credential(cookie=BROKEN))}", "a cookie with forbidden"),
     "nested for ever": ("yes '{\"status\":' | head -n 5000 | tr -d '\\n'", "printed JSON that is no ExecCredential"),
     "tells its token": (f"echo {SECRET}; echo 'refused {SECRET}' >&2; exit 3", r"ended with 3: refused \*\*\*$"),
+    "tells its token out of JSON": (
+        f"printf %s {quoted(credential(token=SECRET))}; echo 'refused {SECRET}' >&2; exit 3",
+        r"ended with 3: refused \*\*\*$",
+    ),
+    "tells its token out of compact JSON": (
+        f'echo \'{{"status":{{"token":"{SECRET}"}}}}\'; echo "refused {SECRET}" >&2; exit 3',
+        r"ended with 3: refused \*\*\*$",
+    ),
+    "tells its cookie": (
+        f"echo 'session={SECRET}; Path=/'; echo 'refused {SECRET}' >&2; exit 3",
+        r"ended with 3: refused \*\*\*$",
+    ),
+    "tells its token and hangs": (
+        f"echo {SECRET}; echo 'waiting with {SECRET}' >&2; sleep 300",
+        r"did not end within 1 s .*: waiting with \*\*\*$",
+    ),
+    "tells its token and floods": (
+        f"echo {SECRET}; echo 'flooding with {SECRET}' >&2; yes abcdefgh",
+        r"printed more than 64 KiB.*: flooding with \*\*\*$",
+    ),
+    "tells a token longer than a page": (
+        f"printf '{SECRET}%05000d' 0; printf '+ echo {SECRET}%05000d' 0 >&2; exit 3",
+        r"ended with 3: \+ echo \*\*\*$",
+    ),
+    "the first of all days": (
+        f"printf %s {quoted(credential(token=SECRET, expirationTimestamp='0001-01-01T00:00:00+14:00'))}",
+        "printed a token that has already expired",
+    ),
     "tells a header": (f"echo 'Authorization: Bearer {SECRET}' >&2; exit 3", r"ended with 3: Authorization: Bearer \*"),
     "tells a novel": ("yes | head -c 100000 | tr -d '\\n' >&2; exit 3", "ended with 3: y{200}…$"),
     "steers the terminal": ("printf '\\033[2Jgone' >&2; exit 3", r"ended with 3: \\x1b\[2Jgone$"),
