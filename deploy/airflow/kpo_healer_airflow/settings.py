@@ -53,7 +53,7 @@ def address(url: str) -> str:
         valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         valid = False
-    if not valid or parts.username or parts.query or parts.fragment:
+    if not (valid and url.isprintable()) or parts.username or parts.query or parts.fragment:
         raise SettingsError(f"[{SECTION}] url must look like http://kpo-healer:8080.")
     return url.rstrip("/")
 
