@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from healer.config.fields import Mode, hint
 from healer.config.mistakes import KeyPath, Mistakes, unexpanded
 from healer.config.models import AirflowConfig, Config
-from healer.config.secret_files import SecretKind, read_headers, read_secret
+from healer.config.secret_files import SecretKind, opened, read_headers, read_secret
 from healer.config.settings import AIRFLOW_OVERRIDES, CONFIG_ENV, TOP_OVERRIDES, Override, settings
 from healer.errors import ConfigError
 from healer.redaction import shown
@@ -242,7 +242,7 @@ _SECRETS: Mapping[str, SecretKind] = {
 
 
 def _unreadable(config: Config, names: Mapping[KeyPath, str]) -> Iterator[str]:
-    wrong = config.listen_token_file and _file_problem(config.listen_token_file)
+    wrong = config.listen_token_file and _no_secret(config.listen_token_file, "token")
     if wrong:
         yield f"{_place(('listenTokenFile',), names)}: {wrong}"
     for index, airflow in enumerate(config.airflows):
@@ -253,8 +253,13 @@ def _unreadable(config: Config, names: Mapping[KeyPath, str]) -> Iterator[str]:
 
 
 def _secret_problem(key: str, airflow: AirflowConfig) -> str | None:
+    return _no_secret(getattr(airflow, key), _SECRETS[key])
+
+
+def _no_secret(path: Path, kind: SecretKind) -> str | None:
+    """Return why a file holds no secret."""
     try:
-        read_secret(getattr(airflow, key), _SECRETS[key])
+        read_secret(path, kind)
     except ValueError as error:
         return str(error)
     return None
@@ -276,8 +281,8 @@ def _authority_problem(airflow: AirflowConfig) -> str | None:
 def _identity_problem(airflow: AirflowConfig) -> str | None:
     """Return what keeps certFile and keyFile from being our own certificate."""
     cert, key = airflow.cert_file or Path(), airflow.key_file
-    problem = _file_problem(cert) or (key and _file_problem(key))
-    if problem:
+    problem = _file_problem(cert)
+    if problem or _key_problem(airflow):
         return problem
     try:
         # Without an answer OpenSSL would ask the terminal for the passphrase.
@@ -292,21 +297,29 @@ def _identity_problem(airflow: AirflowConfig) -> str | None:
     return None
 
 
+def _key_problem(airflow: AirflowConfig) -> str | None:
+    return _file_problem(airflow.key_file) if airflow.key_file and airflow.cert_file else None
+
+
 _FILE_CHECKS: Mapping[str, Callable[[AirflowConfig], str | None]] = {
     **{key: partial(_secret_problem, key) for key in _SECRETS},
     "headers_file": _headers_problem,
     "cert_file": _identity_problem,
+    "key_file": _key_problem,
     "ca_file": _authority_problem,
 }
 
 
 def _file_problem(path: Path) -> str | None:
     try:
-        return None if path.read_text(encoding="utf-8").strip() else "the file is empty"
+        with opened(path) as file:
+            return None if file.read().decode().strip() else "the file is empty"
     except OSError as error:
         return f"can't read the file that it names: {error.strerror}"
-    except ValueError:
+    except UnicodeDecodeError:
         return "the file is not text in UTF-8"
+    except ValueError:  # a NUL in the path
+        return "can't read the file that it names: that is no path"
 
 
 def _certificate_problem(path: Path) -> str | None:

@@ -7,12 +7,15 @@ repeats the value.
 from __future__ import annotations
 
 import codecs
+import errno
 import json
+import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import BinaryIO, Literal
 
 SecretKind = Literal["password", "token", "cookie"]
 """A password is taken as it stands but for the line's end; a token has no spaces, quotes or letters beyond ASCII."""
@@ -79,6 +82,18 @@ def read_headers(path: Path) -> Mapping[str, str]:
     return MappingProxyType(headers)
 
 
+def opened(path: Path) -> BinaryIO:
+    """Open a file without waiting for anybody: one that is a pipe, which gives what it holds only once, is none.
+
+    Raises OSError, or ValueError for what is no path.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "it is no file, but a pipe or a device")
+
+
 def is_quoted(text: str) -> bool:
     """Whether a password stands in quotes, which are then a part of it."""
     return _QUOTED.fullmatch(text) is not None
@@ -122,7 +137,7 @@ def _cookie(text: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             raw = file.read(LONGEST + 1)
     except OSError as error:
         raise ValueError(f"can't read the file that it names: {error.strerror}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -95,9 +96,12 @@ def test_told(name: str, tmp_path: Path) -> None:
     assert str(tmp_path) not in str(caught.value)
 
 
-@pytest.mark.parametrize("what", ["absent", "folder", "nul"])
+@pytest.mark.parametrize("what", ["absent", "folder", "nul", "pipe", "device"])
+@pytest.mark.timeout(60)
 def test_a_file_that_cannot_be_read(what: str, tmp_path: Path) -> None:
-    path = {"absent": tmp_path / "secret", "folder": tmp_path, "nul": Path("a\0b")}[what]
+    path = {"folder": tmp_path, "nul": Path("a\0b"), "device": Path("/dev/zero")}.get(what, tmp_path / "secret")
+    if what == "pipe":
+        os.mkfifo(path)
     with pytest.raises(ValueError, match=r"^can't read the file that it names: ") as caught:
         read_secret(path, "token")
     assert str(path) not in str(caught.value)

@@ -140,6 +140,21 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
             "airflows[0]: give exactly one login",
             "airflows[0].headersFile: can't read the file that it names",
             "airflows[0].certFile: can't read the file that it names",
+            "airflows[0].keyFile: can't read the file that it names",
+        ],
+    ),
+    "devices and pipes instead of files": (
+        (
+            "listenTokenFile: /dev/zero\nairflows: [{name: p, namespaces: [a], url: 'http://a', tokenFile: /dev/tty, "
+            "headersFile: /dev/zero, certFile: /dev/zero, keyFile: /dev/zero, caFile: /dev/zero}]"
+        ),
+        [
+            "listenTokenFile: can't read the file that it names: it is no file, but a pipe or a device",
+            "airflows[0].tokenFile: can't read the file that it names",
+            *(
+                f"airflows[0].{key}File: can't read the file that it names: it is no file, but a pipe or a device"
+                for key in ("headers", "cert", "key", "ca")
+            ),
         ],
     ),
     "homes of every file": (
