@@ -7,6 +7,7 @@ standard error is never logged; of a failure the last line there is the reason, 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import os
@@ -53,6 +54,22 @@ _TICK = 0.02
 
 _REAP = 2.0
 """Seconds within which what was killed must be gone."""
+
+
+_running: set[int] = set()
+_running_lock = threading.Lock()
+"""The process groups that are there now. What is in the set is not reaped yet, so that its number is nobody else's."""
+
+
+def end_programs() -> None:
+    """End every program that runs just now: the process ends, and whoever has started one may not come to it."""
+    with _running_lock:
+        for group in _running:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+
+
+atexit.register(end_programs)
 
 
 class ExecToken(Struct, frozen=True):
@@ -131,6 +148,8 @@ def _run(command: Sequence[str], timeout: float) -> _Ended:
         env=environment,
         bufsize=0,
     )
+    with _running_lock:
+        _running.add(process.pid)
     try:
         out, err, why = _read(process, boottime() + timeout, timeout)
     finally:
@@ -178,6 +197,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """End the whole process group and reap it, so that no zombie stays where we are a container's first process."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    with _running_lock:
+        _running.discard(process.pid)
     process.wait()
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:

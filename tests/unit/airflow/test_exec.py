@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from healer.airflow.api import exec as exec_credentials
 from healer.airflow.api.exec import ExecToken, Program, run
 from healer.errors import LoginRefusedError, NoAnswerError
 from tests.unit.airflow_fake import jwt
+from tests.unit.cluster_server import write_kubeconfig
 
 SECRET = "s3cr3t-t0ken-of-the-test"
 NOW = 1_800_000_000.0
@@ -288,6 +290,35 @@ def test_no_zombie_stays_where_we_are_the_first_process_of_a_container() -> None
     token, failed, left = done.stdout.splitlines()
     assert (token, left) == ("token", "none left")
     assert "did not end within 0.5 s" in failed
+
+
+CONFIG = """
+listen: "127.0.0.1:0"
+airflows: [{{name: p, namespaces: [a], url: "http://127.0.0.1:9", exec: {{command: ["{program}"], timeout: 5m}}}}]
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_it_ends_with_us(command: str, number: signal.Signals, tmp_path: Path) -> None:
+    note, config = tmp_path / "pid", tmp_path / "config.yaml"
+    config.write_text(
+        CONFIG.format(program=program(tmp_path, f"echo $$ > {note}.new; mv {note}.new {note}; sleep 300"))
+    )
+    kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:9")
+    words = [PYTHON, "-m", "healer", command, "--config", config, "--kubeconfig", kubeconfig]
+    ours = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while not note.exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        ours.send_signal(number)
+        ours.wait(60)
+    finally:
+        ours.kill()
+        ours.wait()
+    assert gone(int(note.read_text()))
 
 
 def test_a_token_never_shows() -> None:
