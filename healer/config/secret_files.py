@@ -23,8 +23,14 @@ SecretKind = Literal["password", "token", "cookie"]
 LONGEST = 1 << 16
 """Bytes of a secret's file beyond which it is none."""
 
-RESERVED_HEADERS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection", "accept"})
-"""Headers that the request itself sets, in lower case."""
+RESERVED_HEADERS = frozenset(
+    {
+        *("host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "accept"),
+        *("accept-encoding", "expect", "range", "if-match", "if-none-match", "if-modified-since", "te", "upgrade"),
+    }
+)
+"""Headers that the request itself sets or that change what is answered, in lower case: people copy all of a browser's,
+which says that it understands compressions that we don't."""
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -73,7 +79,7 @@ def read_headers(path: Path) -> Mapping[str, str]:
                 "gateways take Proxy-Authorization or a header of their own"
             )
         if name.lower() in RESERVED_HEADERS:
-            raise ValueError(f"line {number} of the file sets {name}, which the request itself does: leave it away")
+            raise ValueError(f"line {number} of the file sets {name}, which is the request's own: leave it away")
         if name.lower() in {known.lower() for known in headers}:
             raise ValueError(f"line {number} of the file sets {name} again: leave one of them away")
         headers[name] = match[2].strip()

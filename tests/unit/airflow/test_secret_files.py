@@ -137,7 +137,13 @@ BAD_HEADERS: dict[str, tuple[bytes, str]] = {
         b"Authorization: Bearer s3cr3t\n",
         "which is Airflow's own login: give that by its own key",
     ),
-    "the host": (b"Host: other\n", "line 1 of the file sets Host, which the request itself does: leave it away"),
+    "the host": (b"Host: other\n", "line 1 of the file sets Host, which is the request's own: leave it away"),
+    "compressions of a browser": (
+        b"accept-encoding: gzip, deflate, br, zstd\n",
+        "line 1 of the file sets accept-encoding, which is the request's own: leave it away",
+    ),
+    "a part alone": (b"Range: bytes=0-10\n", "line 1 of the file sets Range, which is the request's own"),
+    "a condition": (b"X-A: b\nIf-None-Match: *\n", "line 2 of the file sets If-None-Match, which is the request's own"),
     "a name twice": (b"X-Key: a\nx-key: b\n", "line 2 of the file sets x-key again: leave one of them away"),
 }
 
