@@ -20,6 +20,7 @@ from functools import partial
 from types import FrameType
 
 from healer import __version__
+from healer.airflow import end_programs
 from healer.clock import boottime
 from healer.cluster import Cluster, Connection
 from healer.config import Config, HistoryMode, covers
@@ -176,6 +177,7 @@ class Controller:
         """Stop all parts; from now on nothing is deleted. Return 0, or 1 where a thread that is dead is the reason."""
         self._stopping.set()
         self._wake_all()
+        end_programs()  # of exec: a worker that waits for one would outlast the end of this process
         log.error("a thread has died: the process ends", thread=failed) if failed else log.info("stopping")
         ends: list[Callable[[], object]] = [
             self._informer.stop,
@@ -300,6 +302,7 @@ class Controller:
 
 
 def _exit_now(code: int) -> None:
+    end_programs()
     logging.shutdown()
     sys.stdout.flush()
     os._exit(code)

@@ -6,9 +6,10 @@ logins, transport, and the two dialects, one of which each version of Airflow sp
 is ever written. Nothing outside `api` knows which Airflow it asks.
 """
 
+from healer.airflow.api.exec import end_programs
 from healer.airflow.api.transport import Call, ObserveCall, ignore
 from healer.airflow.check import Probe, ProbeCheck, Status
 from healer.airflow.notes import NoteResult
 from healer.airflow.service import Airflow
 
-__all__ = ["Airflow", "Call", "NoteResult", "ObserveCall", "Probe", "ProbeCheck", "Status", "ignore"]
+__all__ = ["Airflow", "Call", "NoteResult", "ObserveCall", "Probe", "ProbeCheck", "Status", "end_programs", "ignore"]

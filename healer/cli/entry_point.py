@@ -5,9 +5,12 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import click
 from click.shell_completion import ShellComplete
@@ -42,6 +45,9 @@ def program() -> None:
     Python would free ten thousand Pods one by one before it ends, which takes a tenth of a second. What is registered
     for the end is done as always: the client's temporary files with keys are removed there.
     """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # else somebody wants it ignored, as nohup does
+            signal.signal(number, _ended_by)
     try:
         main()
     except SystemExit as end:
@@ -52,6 +58,18 @@ def program() -> None:
         except OSError:
             raise end from None  # Python has words for it, and an exit code
         os._exit(end.code if isinstance(end.code, int) else INCOMPLETE)
+
+
+def _ended_by(number: int, _frame: FrameType | None) -> None:
+    """End at once, as without us; but what `exec` of the configuration has started ends too."""
+    if "healer.airflow" in sys.modules:  # its import takes time, and who has not asked has started nothing
+        with suppress(ImportError):  # it is under way
+            from healer.airflow import end_programs
+
+            end_programs()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)  # the first process of a container does not heed a signal that it does not handle
 
 
 def complete() -> None:

@@ -125,13 +125,26 @@ def folded(text: str, width: int | None, indent: str = "") -> str:
 
 
 def _fold(line: str, width: int, indent: str) -> str:
-    if len(line) <= width:
+    spread = line if line.isascii() else _spread(line)
+    if len(spread) <= width:
         return line
     begin = line[: len(line) - len(line.lstrip())]
-    room = max(width, len(begin + indent) + 1)
+    # A character of two columns may be parted from its filler: then the next line begins with one that counts once.
+    room = max(width - (spread is not line), len(begin + indent) + 1)
     return textwrap.fill(
-        line.strip(), room, initial_indent=begin, subsequent_indent=begin + indent, break_on_hyphens=False
-    )
+        spread.strip(), room, initial_indent=begin, subsequent_indent=begin + indent, break_on_hyphens=False
+    ).replace(_FILLER, "")
+
+
+_FILLER = "\0"
+"""Stands before a character of two columns while a line is folded. Texts hold none: control characters are escaped."""
+
+
+def _spread(line: str) -> str:
+    """Return a line in which each character counts as many times as it has columns on a terminal."""
+    from rich.cells import get_character_cell_size
+
+    return "".join(_FILLER + each if get_character_cell_size(each) > 1 else each for each in line)
 
 
 def write_data(data: object, form: str) -> None:
@@ -154,9 +167,13 @@ def write_csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     write(text.getvalue())
 
 
+_FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""With which a formula begins; the wide ones in spreadsheets of East Asia."""
+
+
 def _csv_cell(value: object) -> str:
     text = "" if value is None else printable(str(value))
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) and not _is_number(text) else text
+    return f"'{text}" if text.startswith(_FORMULAS) and not _is_number(text) else text
 
 
 def _is_number(text: str) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
 import urllib3
-from msgspec import Struct
+from msgspec import Meta, Struct
 from urllib3.exceptions import HTTPError
 
 from healer.errors import ConfigError, RemoteError
@@ -21,6 +22,8 @@ TIMEOUT = urllib3.Timeout(connect=5.0, read=60.0)
 
 MAX_BODY = 256 << 20
 """Bytes of an answer beyond which it is not read on: about 200,000 findings."""
+
+Moment = Annotated[datetime, Meta(tz=True)]
 
 PATH, NOTICES, HISTORY = "/findings", "/notices", "/history"
 
@@ -66,6 +69,30 @@ class RemoteHistory(Struct, frozen=True):
     since: str | None
 
 
+class _HoldsFields(Struct):
+    """The form of what a Pod holds, as far as it is told."""
+
+    cpu_cores: float | None = None
+    memory_bytes: float | None = None
+    extended: dict[str, float] | None = None
+    since: Moment | None = None
+
+
+class _CauseFields(Struct):
+    """The form of a cause, where one is told."""
+
+    name: str
+    detail: str
+    remedy: str
+
+
+class _PodNoticeFields(Struct):
+    """The form of a notice about the Pod of a finding."""
+
+    name: str
+    detail: str
+
+
 class _FindingFields(Struct):
     """What a finding must have for us to show it."""
 
@@ -79,8 +106,12 @@ class _FindingFields(Struct):
     labels: dict[str, str]
     task: dict[str, Any] | None
     withheld: str | None
-    since: str | None
-    due: str | None
+    since: Moment | None
+    due: Moment | None
+    created: Moment | None = None
+    holds: _HoldsFields | None = None
+    cause: _CauseFields | None = None
+    notices: list[_PodNoticeFields] = []
 
 
 class _NoticeFields(Struct):
@@ -101,9 +132,11 @@ class _HistoryFields(Struct):
     pod: str
     airflow: str
     reason: str
-    deleted: str
+    deleted: Moment
     task: dict[str, Any] | None
     labels: dict[str, str]
+    holds: _HoldsFields | None = None
+    cause: _CauseFields | None = None
 
 
 def url_of(source: str) -> str:

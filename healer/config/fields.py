@@ -144,17 +144,25 @@ def _ownership(value: object) -> Ownership | OwnershipLabel:
     unknown = [str(key) for key in value if key not in ("label", "value")]
     if unknown:
         raise ValueError(f"unknown key: {hint(unknown[0], ['label', 'value'])}")
-    label, wanted = value.get("label"), value.get("value")
+    label, wanted, wrong = value.get("label"), value.get("value"), []
     if not (isinstance(label, str) and _LABEL_KEY.fullmatch(label)):
-        raise ValueError("label is no label's key: write one like acme.io/airflow")
+        wrong.append("label is no label's key: write one like acme.io/airflow")
     if not (isinstance(wanted, str) and _LABEL_VALUE.fullmatch(wanted)):
-        raise ValueError("value is no label's value: put it in quotes; letters, digits, - _ . (at most 63 characters)")
-    return OwnershipLabel(label, wanted)
+        wrong.append("value is no label's value: put it in quotes; letters, digits, - _ . (at most 63 characters)")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return OwnershipLabel(str(label), str(wanted))
 
 
 def _command_word(value: str) -> str:
     if "\0" in value:
         raise ValueError("holds a NUL character, which no argument can")
+    return value
+
+
+def _command(value: tuple[str, ...]) -> tuple[str, ...]:
+    if value and not value[0].strip():
+        raise ValueError("names no program: its first word is empty")
     return value
 
 
@@ -316,6 +324,7 @@ Owned = Annotated[
     ),
 ]
 CommandWord = Annotated[str, AfterValidator(_command_word)]
+Command = Annotated[tuple[CommandWord, ...], AfterValidator(_command)]
 Url = Annotated[str, AfterValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
 Listen = Annotated[str, AfterValidator(_listen), WithJsonSchema({"type": "string", "pattern": ":[0-9]{1,5}$"})]
 LeaseName = Annotated[str, AfterValidator(_lease_name), _as_text(_OBJECT_NAME)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from pydantic_core import ErrorDetails
 from healer.config.fields import Mode, hint
 from healer.config.mistakes import KeyPath, Mistakes, unexpanded
 from healer.config.models import AirflowConfig, Config
-from healer.config.secret_files import SecretKind, read_headers, read_secret
+from healer.config.secret_files import SecretKind, opened, read_headers, read_secret
 from healer.config.settings import AIRFLOW_OVERRIDES, CONFIG_ENV, TOP_OVERRIDES, Override, settings
 from healer.errors import ConfigError
 from healer.redaction import shown
@@ -113,6 +114,12 @@ def _reporting(entries: object, mode: object) -> object:
     return [entry | {"mode": mode} if isinstance(entry, dict) else entry for entry in entries]
 
 
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+
+MOST_VALUES = 200_000
+"""Values of a file, each counted as often as anchors repeat it: more than a thousand Airflows need."""
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """Notes a key that stands twice in one mapping, where YAML would silently take the last."""
 
@@ -124,6 +131,8 @@ class _UniqueKeys(yaml.SafeLoader):
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                key.tag = _TEXT  # `on`, 7 or a date is a key by its letters, as all others are
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 mark = key.start_mark
                 self.doubled.append(
@@ -135,9 +144,13 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def _read(path: Path) -> tuple[dict[str, Any], Sequence[str]]:
     """Return what the file holds, and which of its keys stand twice."""
+    text = ""
     try:
-        loader = _UniqueKeys(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        loader = _UniqueKeys(text)
         raw = loader.get_single_data()
+        if _values(raw, {}) > MOST_VALUES:
+            raise ConfigError(f"the configuration {path} repeats its anchors within one another: write the values out")
     except OSError as error:
         raise ConfigError(f"can't read the configuration, {shown(path)}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -145,13 +158,26 @@ def _read(path: Path) -> tuple[dict[str, Any], Sequence[str]]:
     except RecursionError:
         raise ConfigError(f"the configuration {path} is nested too deeply: is it one?") from None
     except (yaml.YAMLError, ValueError, AttributeError, TypeError) as error:  # PyYAML's own, for a tag that lies
-        raise ConfigError(f"the configuration {path} is not YAML: {_yaml_problem(error)}") from None
+        raise ConfigError(f"the configuration {path} is not YAML: {_yaml_problem(error, text)}") from None
     if not isinstance(raw, dict | None):
         raise ConfigError(f"the configuration {path} must hold keys and values, as `mode: report`")
     return raw or {}, loader.doubled
 
 
-def _yaml_problem(error: Exception) -> str:
+def _values(raw: object, known: dict[int, float]) -> float:
+    """Return for how many values something stands; infinitely many where an anchor stands within itself."""
+    if not isinstance(raw, dict | list):
+        return 1
+    if id(raw) not in known:
+        known[id(raw)] = math.inf
+        known[id(raw)] = 1 + sum(_values(each, known) for each in (raw.values() if isinstance(raw, dict) else raw))
+    return known[id(raw)]
+
+
+def _yaml_problem(error: Exception, text: str) -> str:
+    if isinstance(error, yaml.reader.ReaderError):
+        before = text[: error.position].split("\n")
+        return f"it holds a control character in line {len(before)}, column {len(before[-1]) + 1}: remove it"
     mark = getattr(error, "problem_mark", None)
     place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     problem = getattr(error, "problem", None)
@@ -159,6 +185,8 @@ def _yaml_problem(error: Exception) -> str:
         return f"it holds a value that can't be read, such as a date or number that is none{place}"
     if f"{error.context} {problem}".startswith(("while scanning an a", "None found undefined alias")):
         return f'what begins with * or & there is not text to YAML: put it in quotes, as "*-prod"{place}'
+    if "'\\t'" in problem:
+        return f"it holds a tab: put spaces in its place{place}"
     # What PyYAML quotes is a piece of the file: an alias, a tag, an anchor, which may be a password without its quotes.
     return re.sub(r"'[^' ]{2,}'|\"[^\" ]{2,}\"", "what stands there", problem) + place
 
@@ -242,7 +270,7 @@ _SECRETS: Mapping[str, SecretKind] = {
 
 
 def _unreadable(config: Config, names: Mapping[KeyPath, str]) -> Iterator[str]:
-    wrong = config.listen_token_file and _file_problem(config.listen_token_file)
+    wrong = config.listen_token_file and _no_secret(config.listen_token_file, "token")
     if wrong:
         yield f"{_place(('listenTokenFile',), names)}: {wrong}"
     for index, airflow in enumerate(config.airflows):
@@ -253,8 +281,13 @@ def _unreadable(config: Config, names: Mapping[KeyPath, str]) -> Iterator[str]:
 
 
 def _secret_problem(key: str, airflow: AirflowConfig) -> str | None:
+    return _no_secret(getattr(airflow, key), _SECRETS[key])
+
+
+def _no_secret(path: Path, kind: SecretKind) -> str | None:
+    """Return why a file holds no secret."""
     try:
-        read_secret(getattr(airflow, key), _SECRETS[key])
+        read_secret(path, kind)
     except ValueError as error:
         return str(error)
     return None
@@ -276,8 +309,8 @@ def _authority_problem(airflow: AirflowConfig) -> str | None:
 def _identity_problem(airflow: AirflowConfig) -> str | None:
     """Return what keeps certFile and keyFile from being our own certificate."""
     cert, key = airflow.cert_file or Path(), airflow.key_file
-    problem = _file_problem(cert) or (key and _file_problem(key))
-    if problem:
+    problem = _file_problem(cert)
+    if problem or _key_problem(airflow):
         return problem
     try:
         # Without an answer OpenSSL would ask the terminal for the passphrase.
@@ -292,21 +325,29 @@ def _identity_problem(airflow: AirflowConfig) -> str | None:
     return None
 
 
+def _key_problem(airflow: AirflowConfig) -> str | None:
+    return _file_problem(airflow.key_file) if airflow.key_file and airflow.cert_file else None
+
+
 _FILE_CHECKS: Mapping[str, Callable[[AirflowConfig], str | None]] = {
     **{key: partial(_secret_problem, key) for key in _SECRETS},
     "headers_file": _headers_problem,
     "cert_file": _identity_problem,
+    "key_file": _key_problem,
     "ca_file": _authority_problem,
 }
 
 
 def _file_problem(path: Path) -> str | None:
     try:
-        return None if path.read_text(encoding="utf-8").strip() else "the file is empty"
+        with opened(path) as file:
+            return None if file.read().decode().strip() else "the file is empty"
     except OSError as error:
         return f"can't read the file that it names: {error.strerror}"
-    except ValueError:
+    except UnicodeDecodeError:
         return "the file is not text in UTF-8"
+    except ValueError:  # a NUL in the path
+        return "can't read the file that it names: that is no path"
 
 
 def _certificate_problem(path: Path) -> str | None:

@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from healer.config.fields import (
     Actions,
     AirflowName,
-    CommandWord,
+    Command,
     Duration,
     Election,
     History,
@@ -77,7 +77,7 @@ class Policy(ConfigModel):
     absent_grace: Duration = _duration(
         "30m", "patience with `run-deleted` and `task-removed` Pods, and the least with `purged` ones"
     )
-    sightings: int = Field(default=2, ge=1, strict=True, description="how many looks must find the same")
+    sightings: int = Field(default=2, ge=1, le=1000, strict=True, description="how many looks must find the same")
     retention: Retention = Field(default_factory=Retention)
     foreign_operators: tuple[str, ...] = Field(
         default=(), description="more operator classes whose Pods are not KubernetesPodOperator's own"
@@ -101,6 +101,7 @@ class BreakerConfig(ConfigModel):
     min_count: int = Field(
         default=5,
         ge=0,
+        le=1_000_000,
         strict=True,
         description="opens only when at least this many are pending deletion; half-open, at most this many are deleted",
     )
@@ -111,7 +112,7 @@ class LimitsConfig(ConfigModel):
     """How fast the healer may delete."""
 
     deletions_per_minute: int | None = Field(
-        default=60, ge=1, strict=True, description="`null`: unlimited; the burst is the same number"
+        default=60, ge=1, le=1_000_000, strict=True, description="`null`: unlimited; the burst is the same number"
     )
     breaker: BreakerConfig = Field(default_factory=BreakerConfig)
 
@@ -154,7 +155,7 @@ class DiagnosticsConfig(ConfigModel):
 class ExecConfig(ConfigModel):
     """A program that prints a credential, as kubectl knows it."""
 
-    command: tuple[CommandWord, ...] = Field(
+    command: Command = Field(
         min_length=1, description="program and arguments, run without a shell; whoever sets it runs code in the Pod"
     )
     timeout: PositiveDuration = _duration("30s", "how long the program may take")
@@ -264,10 +265,13 @@ class LeaderElectionConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
+        wrong = []
         if not self.lease_duration > self.renew_deadline:
-            raise ValueError("leaseDuration must be longer than renewDeadline, else two would act: lengthen it")
+            wrong.append("leaseDuration must be longer than renewDeadline, else two would act: lengthen it")
         if not self.renew_deadline > self.retry_period:
-            raise ValueError("renewDeadline must be longer than retryPeriod, else nobody leads for long: lengthen it")
+            wrong.append("renewDeadline must be longer than retryPeriod, else nobody leads for long: lengthen it")
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self
 
 

@@ -7,12 +7,15 @@ repeats the value.
 from __future__ import annotations
 
 import codecs
+import errno
 import json
+import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import BinaryIO, Literal
 
 SecretKind = Literal["password", "token", "cookie"]
 """A password is taken as it stands but for the line's end; a token has no spaces, quotes or letters beyond ASCII."""
@@ -20,8 +23,14 @@ SecretKind = Literal["password", "token", "cookie"]
 LONGEST = 1 << 16
 """Bytes of a secret's file beyond which it is none."""
 
-RESERVED_HEADERS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection", "accept"})
-"""Headers that the request itself sets, in lower case."""
+RESERVED_HEADERS = frozenset(
+    {
+        *("host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "accept"),
+        *("accept-encoding", "expect", "range", "if-match", "if-none-match", "if-modified-since", "te", "upgrade"),
+    }
+)
+"""Headers that the request itself sets or that change what is answered, in lower case: people copy all of a browser's,
+which says that it understands compressions that we don't."""
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -70,13 +79,25 @@ def read_headers(path: Path) -> Mapping[str, str]:
                 "gateways take Proxy-Authorization or a header of their own"
             )
         if name.lower() in RESERVED_HEADERS:
-            raise ValueError(f"line {number} of the file sets {name}, which the request itself does: leave it away")
+            raise ValueError(f"line {number} of the file sets {name}, which is the request's own: leave it away")
         if name.lower() in {known.lower() for known in headers}:
             raise ValueError(f"line {number} of the file sets {name} again: leave one of them away")
         headers[name] = match[2].strip()
     if not headers:
         raise ValueError("the file holds no header: write Name: value in each line")
     return MappingProxyType(headers)
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a file without waiting for anybody: one that is a pipe, which gives what it holds only once, is none.
+
+    Raises OSError, or ValueError for what is no path.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "it is no file, but a pipe or a device")
 
 
 def is_quoted(text: str) -> bool:
@@ -122,7 +143,7 @@ def _cookie(text: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             raw = file.read(LONGEST + 1)
     except OSError as error:
         raise ValueError(f"can't read the file that it names: {error.strerror}") from None

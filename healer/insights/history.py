@@ -84,9 +84,9 @@ class _Notice(Struct):
 class _Told(Struct):
     """The form of an entry: whoever may write the ConfigMap can't serve something else by it."""
 
-    uid: str
     namespace: str
     pod: str
+    uid: str
     airflow: str
     dag_id: str | None
     task: _Task | None
@@ -234,10 +234,11 @@ def _unpacked(packed: bytes) -> _Packed:
 
 def _read(raw: Raw, now: float) -> HistoryEntry | None:
     """Return a saved entry, None for what is none: it is only left out."""
-    document = bytes(raw)
     try:
-        told = msgspec.json.decode(document, type=_Told)
+        told = msgspec.json.decode(raw, type=_Told)
         deleted = told.deleted.timestamp()
+        # Written anew: in what is left away here may stand what no reader can decode.
+        document = msgspec.json.encode(told)
     except (ValueError, OverflowError, RecursionError):
         return None
     if deleted > now + TOLERANCE:

@@ -6,6 +6,7 @@ import hmac
 from http import HTTPStatus
 from pathlib import Path
 
+from healer.config.secret_files import read_secret, unprefixed
 from healer.log import get_logger
 from healer.telemetry.http_server import HttpReply, HttpRequest, plain
 
@@ -34,20 +35,21 @@ class BearerToken:
         if not token:
             return _refused("no token is accepted, since the file of listenTokenFile holds none: see the healer's log")
         scheme, _, given = request.authorization.partition(" ")
+        # As its file is read: who asks may have made the header of a file with `Bearer` or quotes in it.
+        bare = unprefixed(given.strip()).encode(errors="surrogateescape")
         # In constant time: how long a wrong token is compared must not tell how much of it is right.
-        if scheme.lower() == SCHEME and hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token):
+        if scheme.lower() == SCHEME and hmac.compare_digest(bare, token):
             return None
         return _refused("a token is needed: send the header Authorization: Bearer with what listenTokenFile holds")
 
     def _read(self) -> bytes | None:
         try:
-            with self._file.open("rb") as file:
-                token = file.read(LONGEST + 1).strip()
-        except OSError as error:
-            self._tell(f"it can't be read: {error.strerror}")
+            token = read_secret(self._file, "token").encode()
+        except ValueError as error:
+            self._tell(str(error))
             return None
-        if not token or len(token) > LONGEST:
-            self._tell("it is empty" if not token else f"it holds more than {LONGEST} bytes")
+        if len(token) > LONGEST:
+            self._tell(f"it holds more than {LONGEST} bytes")
             return None
         if self._told is not None:
             self._told = None

@@ -124,6 +124,10 @@ def test_each_answer_without_findings_is_one_sentence(fake: FakeHealer, behaviou
         b"[" * 100_000,
         b'[{"namespace":"n"}]',
         b"\xff\xfe",
+        b'[{"namespace": "\xff\xfe"}]',
+        b'{"airflows": [{"airflow": "\xff\xfe"}]}',
+        b'[{"x": ' + b"[" * 100_000,
+        b'{"x": ' + b"[" * 100_000,
         b'{"airflows": 7}',
     ],
 )
@@ -133,6 +137,13 @@ def test_no_answer_is_an_error_of_airflow(fake: FakeHealer, name: str, answer: b
     seen = healer(fake).picture()
     assert isinstance(seen, Picture)
     assert seen.problem == "" or "is not understood" in seen.problem
+
+
+@pytest.mark.parametrize("moment", ["Thu, 01 Jan 99999999999 00:00:00 GMT", "1 Jan 1 1:1:1 +99999999999999999999", "x"])
+def test_a_moment_that_is_none_is_not_shown(fake: FakeHealer, moment: str) -> None:
+    fake.world.looked = fake.world.complete_since = moment
+    seen = healer(fake).picture()
+    assert (seen.problem, seen.looked, seen.complete_since) == ("", None, None)
 
 
 def test_an_answer_without_end_is_given_up(fake: FakeHealer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +159,9 @@ def test_a_healer_that_is_gone_is_asked_again_after_a_while_only(fake: FakeHeale
     assert asked.picture() is asked.picture()
 
 
-def test_a_name_without_address_is_one_sentence() -> None:
-    chosen = Settings(url="http://kpo-healer.invalid:8080", airflow="default")
+@pytest.mark.parametrize("host", ["kpo-healer.invalid", "kpo..healer", "k" * 64, "\u202e"])
+def test_a_name_without_address_is_one_sentence(host: str) -> None:
+    chosen = Settings(url=f"http://{host}:8080", airflow="default")
     assert "has no address" in Healer(load=lambda: chosen).picture().problem
 
 
@@ -187,7 +199,7 @@ def test_the_leader_is_found_among_the_addresses_of_a_headless_service(
     ("url", "text"),
     [("", "Set [kpo_healer] url"), ("kpo-healer:8080", "must look like"), ("http://", "must look like"),
      ("http://u:secret@h", "must look like"), ("ftp://h", "must look like"), ("http://h:99999", "must look like"),
-     ("http://[::1", "must look like")],
+     ("http://[::1", "must look like"), ("http://h/\x01", "must look like"), ("http://h\nx", "must look like")],
 )  # fmt: skip
 def test_a_wrong_address_is_one_sentence(url: str, text: str) -> None:
     with pytest.raises(SettingsError) as error:

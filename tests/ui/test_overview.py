@@ -140,3 +140,13 @@ def test_what_was_idle_until_it_was_healed_is_counted_for_a_week() -> None:
 def test_a_healer_that_can_not_be_asked_is_one_sentence_and_nothing_else() -> None:
     answer = shown(ALL, Picture(problem="kpo-healer can't be reached."))
     assert set(answer) == {"now", "configured", "problem"}
+
+
+@pytest.mark.parametrize("deleted", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+@pytest.mark.parametrize("hours", [-12, 14])
+def test_a_moment_at_the_end_of_the_calendar_is_of_no_day(deleted: str, hours: int) -> None:
+    history = msgspec.convert(worlds.history(), list[Finding])
+    odd = msgspec.structs.replace(history[0], deleted=dt.datetime.fromisoformat(deleted))
+    zone = dt.timezone(dt.timedelta(hours=hours))
+    days = shown(ALL, picture(history=history), zone)["history"]["days"]
+    assert shown(ALL, picture(history=[odd, *history]), zone)["history"]["days"] == days

@@ -63,6 +63,19 @@ def test_a_name_that_can_not_be_a_label_stamps_nothing_and_fails_no_task(tmp_pat
     assert stamped(VERSIONS[-1], tmp_path)["kpo"]["labels"]["kpo-healer.io/airflow"] == "default"
 
 
+def test_a_configuration_that_airflow_can_not_read_fails_no_task_and_is_one_sentence(tmp_path: Path) -> None:
+    config = tmp_path / "odd.cfg"
+    config.write_text("[kpo_healer]\nairflow = 50%\nurl = http://h:1\ntoken = s3cr%t\n")
+    seen = stamped(VERSIONS[-1], tmp_path, AIRFLOW_CONFIG=str(config))
+    assert seen["kpo"]["labels"] == {"kubernetes_pod_operator": "True", "dag_id": "sales"}
+    load = "from kpo_healer_airflow import settings as s\ntry: s.load()\nexcept s.SettingsError as e: print('TOLD', e)"
+    for text, option in ((config.read_text(), "airflow"), (config.read_text().replace("50%", "prod"), "token")):
+        config.write_text(text)
+        out = run(VERSIONS[-1], tmp_path, ["-c", load], AIRFLOW_CONFIG=str(config))
+        assert f"TOLD [kpo_healer] {option} can't be read: in airflow.cfg write a % as %%" in out
+        assert "s3cr" not in out
+
+
 @pytest.mark.parametrize("module", ["__init__", "stamp", "plugin"])
 def test_what_every_process_imports_is_written_for_the_oldest_python(module: str) -> None:
     """Airflow 2.10 runs on Python 3.8."""

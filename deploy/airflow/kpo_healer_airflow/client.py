@@ -79,7 +79,7 @@ class Client:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
             found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-        except OSError:
+        except (OSError, UnicodeError):  # the latter for what can't be a name, as a..b
             raise HealerError("The host in [kpo_healer] url has no address: check its name.") from None
         names = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
         if len(names) == 1:

@@ -220,8 +220,10 @@ def _core_hours(healed: Finding) -> float:
 def _days(healed: Sequence[Finding], now: datetime, zone: tzinfo) -> list[dict[str, Any]]:
     today = now.astimezone(zone).date()
     days: dict[Any, Counter[str]] = {today - timedelta(days=ago): Counter() for ago in reversed(range(HISTORY_DAYS))}
+    # Only what can be of these days: the first and the last moment of the calendar are none in every zone.
+    begin, end = now - timedelta(days=HISTORY_DAYS + 1), now + timedelta(days=2)
     for finding in healed:
-        day = finding.deleted.astimezone(zone).date() if finding.deleted else None
+        day = finding.deleted.astimezone(zone).date() if finding.deleted and begin < finding.deleted < end else None
         if day in days:
             days[day][finding.reason] += 1
     return [{"day": day, "reasons": reasons} for day, reasons in days.items()]

@@ -141,7 +141,7 @@ class Healer:
             return before[1]  # type: ignore[no-any-return]
         try:
             made = make(msgspec.json.decode(answer.body, type=kind))
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, ValueError, RecursionError):  # the latter two: no UTF-8, nested for ever
             raise HealerError(
                 f"kpo-healer's /{what} is not understood: check that [kpo_healer] url is its address, and update "
                 "kpo-healer-airflow."
@@ -166,7 +166,7 @@ def _moment(header: str | None) -> datetime | None:
     for read in (parsedate_to_datetime, datetime.fromisoformat):
         try:
             moment = read(header.replace("Z", "+00:00") if header.endswith("Z") else header)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             continue
         return moment if moment.tzinfo else None
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,7 +42,9 @@ def load() -> Settings:
     url = address(_option("url"))
     from kpo_healer_airflow.stamp import airflow_name
 
-    return Settings(url=url, airflow=airflow_name(), token=_option("token"), token_file=_option("token_file"))
+    return Settings(
+        url=url, airflow=_read("airflow", airflow_name), token=_option("token"), token_file=_option("token_file")
+    )
 
 
 def address(url: str) -> str:
@@ -53,7 +56,7 @@ def address(url: str) -> str:
         valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         valid = False
-    if not valid or parts.username or parts.query or parts.fragment:
+    if not (valid and url.isprintable()) or parts.username or parts.query or parts.fragment:
         raise SettingsError(f"[{SECTION}] url must look like http://kpo-healer:8080.")
     return url.rstrip("/")
 
@@ -61,4 +64,14 @@ def address(url: str) -> str:
 def _option(name: str) -> str:
     from airflow.configuration import conf
 
-    return str(conf.get(SECTION, name, fallback="") or "").strip()
+    return _read(name, lambda: str(conf.get(SECTION, name, fallback="") or "").strip())
+
+
+def _read(name: str, get: Callable[[], str]) -> str:
+    try:
+        return get()
+    except Exception:  # noqa: BLE001 - Airflow has many: a % that should be %%, a command or a backend that fails
+        raise SettingsError(
+            f"[{SECTION}] {name} can't be read: in airflow.cfg write a % as %%; else see that its command or secrets "
+            "backend works."
+        ) from None

@@ -44,7 +44,11 @@ def stamp(pod: V1Pod, name: str | None = None) -> None:
     labels = (metadata and metadata.labels) or {}
     if not metadata or labels.get("kubernetes_pod_operator") != "True" or "airflow-worker" in labels:
         return
-    name = airflow_name() if name is None else name
+    try:
+        name = airflow_name() if name is None else name
+    except Exception:  # noqa: BLE001 - whatever Airflow makes of its configuration: no task must fail for that
+        _log.warning("Pod not stamped: [kpo_healer] airflow can't be read; a %% stands there as %%%%", exc_info=True)
+        return
     if not _LABEL_VALUE.fullmatch(name):
         _log.warning("Pod not stamped: %r can't be a label; set [kpo_healer] airflow as kpo-healer calls it", name)
         return

@@ -7,6 +7,7 @@ standard error is never logged; of a failure the last line there is the reason, 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import os
@@ -16,7 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import IO
 
 import msgspec
@@ -35,8 +36,8 @@ LONGEST_OUTPUT = 1 << 16
 LONGEST_REASON = 200
 """Characters of standard error's last line that a message repeats."""
 
-KEPT_STDERR = 1 << 12
-"""Bytes of standard error that are kept: its end."""
+KEPT_STDERR = 2 * LONGEST_OUTPUT
+"""Bytes of standard error that are kept, its end: a token there is whole, so that it is known and hidden."""
 
 RENEW_BEFORE = 600.0
 """Seconds before the end of a token at which the program is run again, or a fifth of its life where that is less: time
@@ -53,6 +54,22 @@ _TICK = 0.02
 
 _REAP = 2.0
 """Seconds within which what was killed must be gone."""
+
+
+_running: set[int] = set()
+_running_lock = threading.Lock()
+"""The process groups that are there now. What is in the set is not reaped yet, so that its number is nobody else's."""
+
+
+def end_programs() -> None:
+    """End every program that runs just now: the process ends, and whoever has started one may not come to it."""
+    with _running_lock:
+        for group in _running:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+
+
+atexit.register(end_programs)
 
 
 class ExecToken(Struct, frozen=True):
@@ -131,6 +148,8 @@ def _run(command: Sequence[str], timeout: float) -> _Ended:
         env=environment,
         bufsize=0,
     )
+    with _running_lock:
+        _running.add(process.pid)
     try:
         out, err, why = _read(process, boottime() + timeout, timeout)
     finally:
@@ -151,11 +170,11 @@ def _read(process: subprocess.Popen[bytes], until: float, timeout: float) -> tup
             _drain(pipe, into)
         del err[:-KEPT_STDERR]
         if len(out) > LONGEST_OUTPUT:
-            return b"", bytes(err), f"printed more than {LONGEST_OUTPUT >> 10} KiB, which is no token"
+            return bytes(out), bytes(err), f"printed more than {LONGEST_OUTPUT >> 10} KiB, which is no token"
         if ended:
             return bytes(out), bytes(err), ""
         if boottime() >= until:
-            return b"", bytes(err), f"did not end within {timeout:g} s (exec.timeout sets the limit)"
+            return bytes(out), bytes(err), f"did not end within {timeout:g} s (exec.timeout sets the limit)"
         time.sleep(_TICK)
 
 
@@ -178,6 +197,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """End the whole process group and reap it, so that no zombie stays where we are a container's first process."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    with _running_lock:
+        _running.discard(process.pid)
     process.wait()
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
@@ -224,7 +245,7 @@ def _credential(text: str, name: str) -> ExecToken:
         ) from None
     if expires is not None and expires.tzinfo is None:
         raise _failed(f"the program {name} printed an expirationTimestamp without a time zone: end it with Z")
-    end = None if expires is None else expires.astimezone(UTC).timestamp()
+    end = None if expires is None else expires.timestamp()
     if cookie and not token:
         if not re.fullmatch(r"[\x20-\x7e]+", cookie):
             raise _failed(f"the program {name} printed a cookie with forbidden characters")
@@ -245,11 +266,19 @@ def _reason(ended: _Ended) -> str:
     """Return the last line of standard error, without what was printed as a token, in a bounded and printable form."""
     lines = ended.err.decode("utf-8", "replace").strip().splitlines()
     last = lines[-1].strip() if lines else ""
-    for word in ended.out.decode("utf-8", "replace").split():
-        if len(word) > 7:
-            last = last.replace(word, HIDDEN)
+    for word in _words(ended.out.decode("utf-8", "replace")):
+        last = last.replace(word, HIDDEN)
     last = printable(scrubbed(last))
     return last if len(last) <= LONGEST_REASON else f"{last[:LONGEST_REASON]}…"
+
+
+def _words(out: str) -> Sequence[str]:
+    """Return what may be a token in what was printed, the longest first: alone, in JSON, or as a cookie's value."""
+    whole = out.split()
+    strings = [part for word in whole for part in re.split(r"[\"'\\]", word)]
+    values = [part.partition("=")[2] for part in strings]
+    found = {word.rstrip(";,") for word in (*whole, *strings, *values)}
+    return sorted((word for word in found if len(word) > 7), key=len, reverse=True)
 
 
 def _failed(what: str, reason: str | None = None) -> NoAnswerError:

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from healer.airflow.api import exec as exec_credentials
 from healer.airflow.api.exec import ExecToken, Program, run
 from healer.errors import LoginRefusedError, NoAnswerError
 from tests.unit.airflow_fake import jwt
+from tests.unit.cluster_server import write_kubeconfig
 
 SECRET = "s3cr3t-t0ken-of-the-test"
 NOW = 1_800_000_000.0
@@ -136,6 +138,34 @@ FAILURES: dict[str, tuple[str, str]] = {
     "a cookie with a line's end": (f"printf %s {quoted(credential(cookie=BROKEN))}", "a cookie with forbidden"),
     "nested for ever": ("yes '{\"status\":' | head -n 5000 | tr -d '\\n'", "printed JSON that is no ExecCredential"),
     "tells its token": (f"echo {SECRET}; echo 'refused {SECRET}' >&2; exit 3", r"ended with 3: refused \*\*\*$"),
+    "tells its token out of JSON": (
+        f"printf %s {quoted(credential(token=SECRET))}; echo 'refused {SECRET}' >&2; exit 3",
+        r"ended with 3: refused \*\*\*$",
+    ),
+    "tells its token out of compact JSON": (
+        f'echo \'{{"status":{{"token":"{SECRET}"}}}}\'; echo "refused {SECRET}" >&2; exit 3',
+        r"ended with 3: refused \*\*\*$",
+    ),
+    "tells its cookie": (
+        f"echo 'session={SECRET}; Path=/'; echo 'refused {SECRET}' >&2; exit 3",
+        r"ended with 3: refused \*\*\*$",
+    ),
+    "tells its token and hangs": (
+        f"echo {SECRET}; echo 'waiting with {SECRET}' >&2; sleep 300",
+        r"did not end within 1 s .*: waiting with \*\*\*$",
+    ),
+    "tells its token and floods": (
+        f"echo {SECRET}; echo 'flooding with {SECRET}' >&2; yes abcdefgh",
+        r"printed more than 64 KiB.*: flooding with \*\*\*$",
+    ),
+    "tells a token longer than a page": (
+        f"printf '{SECRET}%05000d' 0; printf '+ echo {SECRET}%05000d' 0 >&2; exit 3",
+        r"ended with 3: \+ echo \*\*\*$",
+    ),
+    "the first of all days": (
+        f"printf %s {quoted(credential(token=SECRET, expirationTimestamp='0001-01-01T00:00:00+14:00'))}",
+        "printed a token that has already expired",
+    ),
     "tells a header": (f"echo 'Authorization: Bearer {SECRET}' >&2; exit 3", r"ended with 3: Authorization: Bearer \*"),
     "tells a novel": ("yes | head -c 100000 | tr -d '\\n' >&2; exit 3", "ended with 3: y{200}…$"),
     "steers the terminal": ("printf '\\033[2Jgone' >&2; exit 3", r"ended with 3: \\x1b\[2Jgone$"),
@@ -260,6 +290,35 @@ def test_no_zombie_stays_where_we_are_the_first_process_of_a_container() -> None
     token, failed, left = done.stdout.splitlines()
     assert (token, left) == ("token", "none left")
     assert "did not end within 0.5 s" in failed
+
+
+CONFIG = """
+listen: "127.0.0.1:0"
+airflows: [{{name: p, namespaces: [a], url: "http://127.0.0.1:9", exec: {{command: ["{program}"], timeout: 5m}}}}]
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_it_ends_with_us(command: str, number: signal.Signals, tmp_path: Path) -> None:
+    note, config = tmp_path / "pid", tmp_path / "config.yaml"
+    config.write_text(
+        CONFIG.format(program=program(tmp_path, f"echo $$ > {note}.new; mv {note}.new {note}; sleep 300"))
+    )
+    kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:9")
+    words = [PYTHON, "-m", "healer", command, "--config", config, "--kubeconfig", kubeconfig]
+    ours = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while not note.exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        ours.send_signal(number)
+        ours.wait(60)
+    finally:
+        ours.kill()
+        ours.wait()
+    assert gone(int(note.read_text()))
 
 
 def test_a_token_never_shows() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -95,9 +96,12 @@ def test_told(name: str, tmp_path: Path) -> None:
     assert str(tmp_path) not in str(caught.value)
 
 
-@pytest.mark.parametrize("what", ["absent", "folder", "nul"])
+@pytest.mark.parametrize("what", ["absent", "folder", "nul", "pipe", "device"])
+@pytest.mark.timeout(60)
 def test_a_file_that_cannot_be_read(what: str, tmp_path: Path) -> None:
-    path = {"absent": tmp_path / "secret", "folder": tmp_path, "nul": Path("a\0b")}[what]
+    path = {"folder": tmp_path, "nul": Path("a\0b"), "device": Path("/dev/zero")}.get(what, tmp_path / "secret")
+    if what == "pipe":
+        os.mkfifo(path)
     with pytest.raises(ValueError, match=r"^can't read the file that it names: ") as caught:
         read_secret(path, "token")
     assert str(path) not in str(caught.value)
@@ -133,7 +137,13 @@ BAD_HEADERS: dict[str, tuple[bytes, str]] = {
         b"Authorization: Bearer s3cr3t\n",
         "which is Airflow's own login: give that by its own key",
     ),
-    "the host": (b"Host: other\n", "line 1 of the file sets Host, which the request itself does: leave it away"),
+    "the host": (b"Host: other\n", "line 1 of the file sets Host, which is the request's own: leave it away"),
+    "compressions of a browser": (
+        b"accept-encoding: gzip, deflate, br, zstd\n",
+        "line 1 of the file sets accept-encoding, which is the request's own: leave it away",
+    ),
+    "a part alone": (b"Range: bytes=0-10\n", "line 1 of the file sets Range, which is the request's own"),
+    "a condition": (b"X-A: b\nIf-None-Match: *\n", "line 2 of the file sets If-None-Match, which is the request's own"),
     "a name twice": (b"X-Key: a\nx-key: b\n", "line 2 of the file sets x-key again: leave one of them away"),
 }
 

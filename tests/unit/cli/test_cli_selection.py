@@ -11,12 +11,13 @@ import click
 import pytest
 import yaml
 from click.shell_completion import ShellComplete
+from rich.cells import cell_len
 
 from healer.cli import cli, complete
 from healer.cli.findings import due_in, task_of
 from healer.cli.help import COMMON, EXAMPLES, IDLE
 from healer.cli.oneshot import what_it_is
-from healer.cli.output import Shrink, cut, folded
+from healer.cli.output import Shrink, cut, folded, write_csv
 from healer.cli.selection import SORTS, Selection, by_dag, parse_selector
 from healer.cli.summary import held
 from healer.cli.watch import keep_due_times
@@ -210,8 +211,6 @@ def test_a_due_time_comes_nearer_from_look_to_look() -> None:
 @pytest.mark.parametrize("width", range(1, 30))
 @pytest.mark.parametrize("shrink", [Shrink.END, Shrink.MIDDLE])
 def test_a_cut_text_fits_and_says_so(width: int, shrink: Shrink) -> None:
-    from rich.cells import cell_len
-
     for text in ("ingest-orders-x7k2p9qa", "任務名稱任務名稱任務名稱"):
         shown = cut(text, width, shrink)
         assert cell_len(shown) <= width
@@ -224,6 +223,20 @@ def test_folded_lines_keep_their_words() -> None:
     assert max(map(len, lines)) <= 40
     assert lines[1].startswith(" " * 14)
     assert "".join("".join(lines).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize("width", [24, 33, 80])
+@pytest.mark.parametrize("text", [f"  task of DAG {'任務' * 60} has ended", "  字 and 任務 " * 20, "  ｆｕ" * 40])
+def test_a_folded_line_of_wide_characters_fits_its_columns(text: str, width: int) -> None:
+    lines = folded(text, width, " " * 6).splitlines()
+    assert max(map(cell_len, lines)) <= width
+    assert "".join("".join(lines).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-x", "@x", "＝1", "＋1", "－1", "＠x"])
+def test_no_cell_begins_a_formula(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_csv(["dag"], [[text], [-1.5]])
+    assert capsys.readouterr().out == f"dag\n'{text}\n-1.5\n"
 
 
 def test_a_selection_of_nothing_is_everything() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 
@@ -204,6 +205,15 @@ class TestPacked:
         made = History(clock)
         assert made.merge(gzip.compress(text.encode())) == 1
         assert uids(made) == ["good"]
+
+    @pytest.mark.parametrize("odd", [b'"\xff\xfe"', b"1e999999", b'"<script>"'])
+    def test_what_no_finding_has_is_not_served(self, clock: Clock, odd: bytes) -> None:
+        """No reader could decode the first two, and so none of the others."""
+        entry = json.dumps({**healed("a"), "deleted": "2027-01-15T08:00:00Z"}).encode()
+        text = b'{"format":1,"since":"2027-01-01T00:00:00Z","entries":[%s,"more":%s}]}' % (entry[:-1], odd)
+        made = History(clock)
+        assert made.merge(gzip.compress(text)) == 1
+        assert made.select() == [msgspec.json.encode(json.loads(entry))]
 
     def test_whatever_is_served_has_the_form_of_a_finding(self, clock: Clock) -> None:
         """So that what is saved by an older or newer version, or by hand, breaks no reader."""

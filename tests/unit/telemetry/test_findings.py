@@ -294,6 +294,18 @@ class TestFrom:
             (Answer(200, b"<html>"), "something else than findings"),
             (Answer(200, [{"pod": "p"}]), "something else than findings"),
             (Answer(200, {"pod": "p"}), "something else than findings"),
+            *(
+                (Answer(200, [FOUND | odd]), "something else than findings")
+                for odd in (
+                    {"holds": {"cpu_cores": "x", "memory_bytes": 1, "extended": {}, "since": None}},
+                    {"holds": {"cpu_cores": 1, "memory_bytes": 1, "extended": "x", "since": None}},
+                    {"holds": {"cpu_cores": 1, "memory_bytes": 1, "extended": {}, "since": "yesterday"}},
+                    {"cause": "lost"},
+                    {"notices": 7},
+                    {"created": 1},
+                    {"due": "soon"},
+                )
+            ),
             (Answer(302, b"", location="http://elsewhere"), "answers 302"),
             (Answer(reset=True), "no healer answers at"),
         ],

@@ -89,6 +89,16 @@ def test_the_file_is_read_for_each_request(server: HttpServer, file: Path) -> No
     assert ask(server, "/status", "Bearer another")[0] == 503
 
 
+@pytest.mark.parametrize(
+    "text", [f"\ufeff{TOKEN}\r\n", f"Bearer {TOKEN}\n", f'"{TOKEN}"', f"Authorization: Bearer {TOKEN}"]
+)
+def test_the_file_is_read_as_people_make_it(server: HttpServer, file: Path, text: str) -> None:
+    file.write_text(text)
+    for given in (TOKEN, f"Bearer {TOKEN}", f'"{TOKEN}"'):
+        assert ask(server, "/status", f"Bearer {given}")[0] == 503, given
+    assert ask(server, "/status", "Bearer wrong")[0] == 401
+
+
 @pytest.mark.parametrize("trouble", ["missing", "empty", "blank", "folder", "huge"])
 def test_a_file_without_a_token_opens_nothing_and_says_so_once(
     server: HttpServer, file: Path, trouble: str, tmp_path: Path
@@ -132,7 +142,7 @@ airflows: [{{name: a, namespaces: [n], url: "http://a", token: t}}]
 """
 
 
-@pytest.mark.parametrize("content", [None, "", " \n"])
+@pytest.mark.parametrize("content", [None, "", " \n", "one\ntwo\n", '{"token": "x"}', "a token"])
 def test_a_healer_does_not_start_with_such_a_file(tmp_path: Path, content: str | None) -> None:
     file, config = tmp_path / "token", tmp_path / "config.yaml"
     config.write_text(CONFIG.format(file=file))
