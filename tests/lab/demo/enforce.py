@@ -88,7 +88,7 @@ class Enforcement:
         self._wait(lambda: self._reads(mark, role.name) >= 3, what=f"the adoption of {role.name}")
         self._narrator.tell(f"the next try of the killed task begins and adopts {role.name}")
         self._heard[role.uid] = self._installation.findings().get(role.uid, {"reason": "missing"})["reason"]
-        stage.annotate(role.name, run_for="1s")
+        stage.end_work(role.name)
         self._wait(lambda: self._state(task) == "success", what=f"the success of {task.dag}")
         self._wait(lambda: role.uid not in stage.uids(), what=f"Airflow's own removal of {role.name}")
         self._narrator.tell(f"its work is done: the task is a success, and Airflow itself removes {role.name}")
