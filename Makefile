@@ -23,8 +23,8 @@ $(READY): pyproject.toml tests/requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-demo: $(READY) ## a real Airflow, a real cluster, real orphans, healed; KEEP=1 leaves it running, AIRFLOW=2.11 is another one
-	@$(BIN)/python -m tests.lab demo $(if $(KEEP),--keep) $(if $(AIRFLOW),--airflow $(AIRFLOW))
+demo: $(READY) ## a real Airflow, a real cluster, real orphans, healed; KEEP=1 leaves it running, AIRFLOW=2.11 is another one, NODE=real has real containers
+	@$(BIN)/python -m $(if $(filter real,$(NODE)),tests.node demo,tests.lab demo $(if $(KEEP),--keep) $(if $(AIRFLOW),--airflow $(AIRFLOW)))
 
 wheel: $(READY) ## kpo-healer-airflow as a wheel in dist/, to be installed where Airflow runs
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist ./deploy/airflow

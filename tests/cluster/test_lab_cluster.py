@@ -72,10 +72,10 @@ class TestPods:
         base, mesh = (one["state"]["terminated"] for one in pod["status"]["containerStatuses"])
         assert base["finishedAt"] < mesh["finishedAt"]
 
-    def test_evicted_pods_have_no_container_status(self, cluster, namespace):
+    def test_containers_of_evicted_pods_were_killed(self, cluster, namespace):
         pod = cluster.wait_pod(namespace, make(cluster, namespace, evict_after="1s"), "Failed")
         assert pod["status"]["reason"] == "Evicted"
-        assert states(pod) == {}
+        assert [one["state"]["terminated"]["exitCode"] for one in pod["status"]["containerStatuses"]] == [137]
 
     def test_stay_pending_leaves_a_pod_without_a_node(self, cluster, namespace):
         stays, runs = make(cluster, namespace, "stays", stay_pending="true"), make(cluster, namespace, "runs")

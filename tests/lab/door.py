@@ -6,7 +6,7 @@ What happens between a judgement and the DELETE that follows from it is otherwis
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
@@ -20,8 +20,13 @@ _OF_THE_HOP: Final = {"connection", "transfer-encoding", "content-length", "host
 @dataclass
 class _Watcher:
     part: str
+    listed: Sequence[str]
     act: Callable[[], object]
     left: int
+
+    def is_met(self, path: str, body: bytes) -> bool:
+        is_listed = bool(self.listed) and all(text.encode() in body for text in self.listed)
+        return is_listed or self.part in f"{unquote(path)} "
 
 
 class Door:
@@ -47,17 +52,18 @@ class Door:
         self._thread.join()
         self._client.close()
 
-    def once(self, part: str, act: Callable[[], object], *, after: int = 0) -> None:
+    def once(self, part: str, act: Callable[[], object], *, after: int = 0, listed: Sequence[str] = ()) -> None:
         """Calls `act` when a request comes whose decoded path holds `part`, before it is passed on.
 
         The first time, or `after` so many others. A blank at the end of `part` stands for the end of the path.
+        listed: a request counts too whose body holds all of these.
         """
         with self._lock:
-            self._watchers.append(_Watcher(part, act, after))
+            self._watchers.append(_Watcher(part, listed, act, after))
 
-    def _due(self, path: str) -> list[_Watcher]:
+    def _due(self, path: str, body: bytes) -> list[_Watcher]:
         with self._lock:
-            met = [watcher for watcher in self._watchers if watcher.part in f"{unquote(path)} "]
+            met = [watcher for watcher in self._watchers if watcher.is_met(path, body)]
             due = [watcher for watcher in met if watcher.left == 0]
             for watcher in met:
                 watcher.left -= 1
@@ -66,7 +72,7 @@ class Door:
 
     def pass_on(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[httpx.Response, bytes]:
         """The server's answer and its body, compressed or not as it came."""
-        for watcher in self._due(path):
+        for watcher in self._due(path, body):
             watcher.act()
         self._client.cookies.clear()  # a session is its owner's alone
         with self._client.stream(method, path, headers=headers, content=body) as answer:

@@ -9,7 +9,7 @@ rounded up to a whole second:
     base: "main"               which container is the base container (default: the first)
     base-for: "3s"             the base container alone ends; others go on, the phase stays Running (`run-for`, if there
                                too, ends the rest)
-    evict-after: "3s"          Failed with reason Evicted and without any container status
+    evict-after: "3s"          Failed with reason Evicted, its containers killed (137)
     stay-pending: "true"       is never bound to a node: Pending for ever
     hang-terminating: "true"   once deleted it stays Terminating
     terminate-for: "3s"        how long it takes to go, once deleted (default: at once)

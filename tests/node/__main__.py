@@ -1,5 +1,7 @@
 """`python -m tests.node [pytest's words]`: the tests of the real node, in namespaces that take all with them.
 
+`python -m tests.node demo`: the demo with real containers, in the same way.
+
 Everything (etcd, API server, Airflow, containerd, kubelet, containers, the tests) runs inside one `unshare`. When that
 process ends, however it ends, the kernel ends the rest: no process, mount, link or address outlives it. What the kernel
 does not take away, control groups and temporary files, is removed here. Afterwards the machine is compared with before.
@@ -14,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -38,29 +40,33 @@ def main(words: Sequence[str]) -> int:
         say(f"skipped: {reason}")
         return 0
     prepare()
+    demo = list(words) == ["demo"]
+    command = ["tests.node.demo"] if demo else ["pytest", *(words or [str(Path(__file__).parent)])]
+    given = {} if demo else {product.GIVEN: str(product.image())}
     machine.sweep()
     before = machine.facts()
     begin = time.monotonic()
-    code = run([sys.executable, "-m", "pytest", *(words or [str(Path(__file__).parent)])])
+    code = run([sys.executable, "-m", *command], given)
     changed = machine.differences(before, machine.facts())
-    say(f"the real node's tests ended with {code} after {time.monotonic() - begin:.0f} s")
+    say(f"the real node's {'demo' if demo else 'tests'} ended with {code} after {time.monotonic() - begin:.0f} s")
     say("the machine is as before" if not changed else "error: changed on the machine:\n" + "\n".join(changed))
     return code or bool(changed)
 
 
 def prepare() -> None:
     """Downloads and builds what is missing, while there still is a network."""
-    programs(), binaries(), helm(), product.image()
+    programs(), binaries(), helm()
     airflow.prepare()
 
 
-def run(command: Sequence[str]) -> int:
-    """Runs a command in new namespaces, with a control group and a folder for temporary files; its exit code."""
-    image = str(product.image())
+def run(command: Sequence[str], given: Mapping[str, str]) -> int:
+    """Runs a command in new namespaces, with a control group and a folder for temporary files; its exit code.
+
+    given: variables for it.
+    """
     sysctls = ";".join(f"{name}={value}" for name, value in machine.guarded().items())
     cgroup, folder = machine.make_cgroup(), tempfile.mkdtemp(prefix="kpo-healer-node-")
-    known = {CGROUP: cgroup, machine.BEFORE: sysctls, product.GIVEN: image}
-    env = {**os.environ, **known, "TMPDIR": folder}
+    env = {**os.environ, **given, CGROUP: cgroup, machine.BEFORE: sysctls, "TMPDIR": folder}
     inside = subprocess.Popen([*NAMESPACES, "bash", "-c", INSIDE, ADDRESS, *command], env=env)
     try:
         return inside.wait()

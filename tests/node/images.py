@@ -23,9 +23,17 @@ SIDECAR: Final = "docker.io/library/alpine:3.24.2"
 """Of KubernetesPodOperator's xcom sidecar, in the provider that the lab's Airflow has."""
 
 WORK_SCRIPT: Final = r"""#!/bin/sh
-# The first word of the run id says what the work is: `exit-3.anything` ends with 3.
+# The first word of the run id says what the work is: `exit-3.anything` ends with 3, `after-exit-3` once USR1 came.
 word=${RUN%%.*}
 echo "begin $RUN"
+case "$word" in
+  after-*)
+    trap 'word=${word#after-}' USR1
+    trap 'exit 143' TERM
+    while [ "$word" != "${word#after-}" ]; do sleep 1 & wait $!; done
+    trap - TERM
+    ;;
+esac
 case "$word" in
   exit-*) sleep 1; echo "end $RUN"; exit "${word#exit-}" ;;
   lines-*) i=0; while [ $i -lt "${word#lines-}" ]; do i=$((i+1)); echo "line $i of $RUN"; done ;;
@@ -35,11 +43,12 @@ case "$word" in
   deaf) trap '' TERM; while :; do sleep 1; done ;;
   tidy) trap 'echo "tidying $RUN"; sleep 2; exit 7' TERM; while :; do sleep 1 & wait $!; done ;;
   unaware) while :; do sleep 1; done ;;
-  *) trap 'exit 143' TERM; while :; do sleep 1 & wait $!; done ;;
+  *) trap 'exit 143' TERM; trap 'echo "end $RUN"; exit 0' USR1; while :; do sleep 1 & wait $!; done ;;
 esac
 echo "end $RUN"
 """
-"""`unaware` is what most programs are as process 1 of a container: without a handler the kernel drops their SIGTERM."""
+"""Any other word: it works until it is ended, badly by TERM, well by USR1. `unaware` is what most programs are as
+process 1 of a container: without a handler the kernel drops their SIGTERM."""
 
 PAUSE_SCRIPT: Final = "trap 'exit 0' TERM INT; while :; do sleep 1000 & wait $!; done"
 

@@ -140,6 +140,10 @@ class Node:
         """Imports the images of a tar file in OCI's or Docker's layout."""
         self._ctr("images", "import", image)
 
+    def tag(self, image: str, name: str) -> None:
+        """Another name for an image that is loaded."""
+        self._ctr("images", "tag", image, name)
+
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Runs a command in the node's namespaces."""
         return subprocess.run([*self._enter(), *command], capture_output=True, text=True, timeout=120, check=False)
@@ -167,7 +171,23 @@ class Node:
 
     def processes(self, variable: str) -> list[int]:
         """The first processes of containers that have this `NAME=value` in their environment, by their Pod's spec."""
-        return [pid for pid in _pids() if _is_first(pid) and variable.encode() in _environ(pid).split(b"\0")]
+        return [pid for pid in _pids() if _is_first(pid) and variable.encode() in _read(pid, "environ").split(b"\0")]
+
+    def pods_at_work(self) -> set[str]:
+        """The uids of the Pods of which any process runs, by the control groups that the kubelet made for them."""
+        found = (re.search(r"/pod([0-9a-f-]{36})(/|$)", _read(pid, "cgroup").decode()) for pid in _pids())
+        return {match[1] for match in found if match}
+
+    def first_process(self, container_id: str) -> int:
+        """The process of a container, named as in a Pod's status, that is process 1 in there."""
+        wanted = container_id.rpartition("/")[2]
+        return next(pid for pid in _pids() if _is_first(pid) and wanted in _read(pid, "cgroup").decode())
+
+    def limit(self, container_id: str, controller: str, file: str) -> int:
+        """What the kernel has as a limit for a container."""
+        lines = _read(self.first_process(container_id), "cgroup").decode().splitlines()
+        paths = {name: path for _, names, path in (line.split(":", 2) for line in lines) for name in names.split(",")}
+        return int(Path(f"/sys/fs/cgroup/{controller}{paths[controller]}/{file}").read_text())
 
     def wait_process(self, variable: str, *, timeout: float = 120) -> int:
         """Waits for the first such process; its id."""
@@ -272,15 +292,13 @@ def _pids() -> Iterator[int]:
 
 def _is_first(pid: int) -> bool:
     """Whether it is process 1 of a container; NSpid has its id in each process namespace from ours down to its own."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"^NSpid:.*\t1$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-        return found is not None
-    return False
+    return re.search(r"^NSpid:.*\t1$", _read(pid, "status").decode(), re.MULTILINE) is not None
 
 
-def _environ(pid: int) -> bytes:
+def _read(pid: int, file: str) -> bytes:
+    """What the kernel says of a process; nothing of one that has gone."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/environ").read_bytes()
+        return Path(f"/proc/{pid}/{file}").read_bytes()
     return b""
 
 

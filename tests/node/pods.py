@@ -44,6 +44,13 @@ def base(pod: Json) -> Json:
     return next((one for one in found if one["name"] == "base"), {})
 
 
+def reason_of(pod: Json) -> str:
+    """The Pod's own reason, else that of its container `base`."""
+    state = base(pod).get("state", {})
+    ended, waiting = state.get("terminated", {}), state.get("waiting", {})
+    return str(pod["status"].get("reason") or ended.get("reason") or waiting.get("reason") or "")
+
+
 def terminated(pod: Json) -> Json:
     """How its container `base` ended."""
     return base(pod)["state"]["terminated"]

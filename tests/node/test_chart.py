@@ -1,20 +1,26 @@
 """The chart on real controllers and a real kubelet: the image runs in its Pods, and does its work from inside.
 
-One installation for all tests of this module, which go from report to enforce, and lose the leader on the way.
+One installation by helm for all tests of this module, which go from report to enforce, and lose the leader on the way:
+killed, frozen, evicted.
 """
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.deploy.chart import RELEASE, objects, render
+from deploy.generate import CHART
+from tests.deploy.chart import RELEASE, run
 from tests.e2e.tasks import PATIENCE, RealTask
 from tests.lab.healer import PATIENCE as POLICY
 from tests.lab.healer import QUICK, deletes
@@ -30,6 +36,7 @@ Json = Any
 
 NAMESPACE = "healer-system"
 CONFIG = "/etc/kpo-healer/config/config.yaml"
+ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
 
 
 @dataclass
@@ -42,12 +49,24 @@ class Installed:
     folder: Path
     orphan: RunningTask | None = field(default=None)
 
-    def apply(self, mode: str) -> None:
-        """As `helm upgrade` does with other values."""
-        for document in objects(render(self._values(mode), namespace=NAMESPACE, folder=self.folder)):
-            self.cluster.apply(document)
+    def upgrade(self, mode: str, *, tag: str | None = None) -> None:
+        """`helm upgrade`, which installs what is not there yet. tag: another one of the image than the real one."""
+        values = self.folder / "values.yaml"
+        values.write_text(yaml.safe_dump(self._values(mode, tag)))
+        run("upgrade", RELEASE, str(CHART), "--install", *self._where, "--values", str(values))
 
-    def _values(self, mode: str) -> Json:
+    def rollback(self) -> None:
+        """`helm rollback` to the revision before."""
+        run("rollback", RELEASE, *self._where)
+
+    def uninstall(self) -> None:
+        run("uninstall", RELEASE, *self._where)
+
+    @property
+    def _where(self) -> list[str]:
+        return ["--namespace", NAMESPACE, "--kubeconfig", str(self.cluster.kubeconfig)]
+
+    def _values(self, mode: str, tag: str | None) -> Json:
         airflow = {
             "name": "demo",
             "namespaces": [self.namespace],
@@ -57,11 +76,14 @@ class Installed:
             "passwordFile": "/etc/kpo-healer/secret/password",
             "policy": dict(POLICY),
         }
+        repository, _, real = product.NAME.partition(":")
         return {
             "config": {**copy.deepcopy(QUICK), "mode": mode, "airflows": [airflow]},
             "secret": {"data": {"password": "viewer"}},
-            "image": {"repository": product.NAME.partition(":")[0], "tag": product.NAME.partition(":")[2]},
+            "image": {"repository": repository, "tag": tag or real},
             "admissionPolicy": {"delete": {"enabled": True}},
+            # A third of the chart's, so that a test does not wait for minutes.
+            "livenessProbe": {"periodSeconds": 5},
         }
 
     def pods(self) -> list[Json]:
@@ -92,6 +114,31 @@ class Installed:
         holder = lease.get("spec", {}).get("holderIdentity") or ""
         return next((pod["metadata"]["name"] for pod in self.pods() if pod["metadata"]["name"] in holder), None)
 
+    def wait_leader(self, *, other_than: str | None = None) -> str:
+        """Waits until a Pod leads; its name."""
+
+        def found() -> str | None:
+            name = self.leader()
+            return name if name != other_than else None
+
+        return str(wait_for(found, timeout=PATIENCE, what=f"a leader other than {other_than}", interval=0.2))
+
+    def wait_restarted(self, pod: str, times: int) -> None:
+        """Waits until its container has been started anew so often, and is Ready."""
+
+        def restarted() -> bool:
+            status = _container(self.cluster.get_pod(NAMESPACE, pod) or {})
+            return bool(status["restartCount"] == times and status["ready"])
+
+        wait_for(restarted, timeout=PATIENCE, what=f"{pod}: started anew", interval=0.2)
+
+    def evict(self, pod: str) -> int:
+        """As `kubectl drain` does for each Pod of a node; the answer's status."""
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE}}
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
+        answer = self.cluster.client.post(path, json=body)
+        return answer.status_code
+
     def exec(self, pod: str, *command: str) -> tuple[int, str]:
         return execute(self.cluster, NAMESPACE, pod, *command)
 
@@ -106,11 +153,22 @@ def installed(
     cluster.namespace(NAMESPACE)
     made = Installed(cluster, airflow, jobs, tmp_path_factory.mktemp("chart"))
     made.orphan = _killed(made)
-    made.apply("report")
+    made.upgrade("report")
     made.wait_ready()
     yield made
+    made.uninstall()
     cluster.delete_namespace(NAMESPACE)
     cluster.delete_namespace(jobs)
+
+
+def _container(pod: Json) -> Json:
+    """The status of its one container."""
+    (status,) = pod["status"]["containerStatuses"]
+    return status
+
+
+def _is_ready(pod: Json) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", ()))
 
 
 def _killed(installed: Installed) -> RunningTask:
@@ -123,8 +181,8 @@ def _killed(installed: Installed) -> RunningTask:
 
 def test_the_probes_let_both_replicas_become_ready(installed: Installed) -> None:
     pods = installed.wait_ready()
-    assert [status["restartCount"] for pod in pods for status in pod["status"]["containerStatuses"]] == [0, 0]
-    wait_for(installed.leader, timeout=PATIENCE, what="a leader")
+    assert [_container(pod)["restartCount"] for pod in pods] == [0, 0]
+    installed.wait_leader()
 
 
 def test_the_kubelet_enforces_what_the_chart_asks_for(installed: Installed) -> None:
@@ -136,6 +194,37 @@ def test_the_kubelet_enforces_what_the_chart_asks_for(installed: Installed) -> N
     code, out = installed.exec(name, "sh", "-c", "touch /tmp/x /opt/x /x; stat -Lc '%a %u:%g' /etc/kpo-healer/secret/*")
     assert out.count("Read-only file system") == 3
     assert "440 0:65532" in out
+
+
+def test_the_kernel_has_the_limits_that_the_chart_asks_for(installed: Installed) -> None:
+    node, container = installed.cluster.node, _container(installed.pods()[0])["containerID"]
+    assert node.limit(container, "memory", "memory.limit_in_bytes") == 512 * 1024**2
+    assert node.limit(container, "cpu", "cpu.shares") == 50 * 1024 // 1000
+
+
+def test_a_token_that_the_kubelet_renews_is_used(installed: Installed) -> None:
+    """A kubelet renews it when four fifths of its life are over, and when it has been started anew."""
+    cluster, name = installed.cluster, installed.wait_leader()
+    process = cluster.node.first_process(_container(cluster.get_pod(NAMESPACE, name) or {})["containerID"])
+    before, mark = _token_id(process), cluster.audit_mark()
+    cluster.node.kubelet.kill()
+    cluster.node.kubelet.start()
+    wait_for(lambda: _token_id(process) != before, timeout=PATIENCE, what="another token in the file", interval=0.2)
+    after = _token_id(process)
+
+    def used() -> bool:
+        with cluster.audit_log.open("rb") as log:
+            log.seek(mark)
+            return f"JTI={after}".encode() in log.read()
+
+    wait_for(used, timeout=PATIENCE, what="a request with the new token", interval=1)
+    assert [_container(pod)["restartCount"] for pod in installed.wait_ready()] == [0, 0]
+
+
+def _token_id(process: int) -> str:
+    """The id in the token that a container has now, by which the API server's audit log calls it."""
+    claims = Path(f"/proc/{process}/root{ACCOUNT}/token").read_text().split(".")[1]
+    return str(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["jti"])
 
 
 def test_check_says_inside_of_the_pod_that_all_is_well(installed: Installed) -> None:
@@ -163,7 +252,7 @@ def test_from_report_to_enforce_the_orphan_is_really_ended(installed: Installed)
     assert cluster.node.processes(f"RUN={orphan.task.run}") == [orphan.pid]
     mark = cluster.audit_mark()
     before = {pod["metadata"]["name"] for pod in installed.pods()}
-    installed.apply("enforce")
+    installed.upgrade("enforce")
     after = {pod["metadata"]["name"] for pod in installed.wait_ready()}
     assert not before & after
     end = cluster.node.wait_exit(base(orphan.pod)["containerID"], timeout=PATIENCE)
@@ -175,23 +264,63 @@ def test_from_report_to_enforce_the_orphan_is_really_ended(installed: Installed)
     assert not deletes(cluster, mark)
 
 
+def test_a_version_that_does_not_start_leaves_the_old_one_at_work_until_it_is_rolled_back(
+    installed: Installed,
+) -> None:
+    before = {pod["metadata"]["name"] for pod in installed.wait_ready()}
+    leader = installed.wait_leader()
+    installed.upgrade("enforce", tag="none")
+
+    def stuck() -> bool:
+        waiting = (status for pod in installed.pods() for status in pod["status"].get("containerStatuses", ()))
+        return any("Image" in one["state"].get("waiting", {}).get("reason", "") for one in waiting)
+
+    wait_for(stuck, timeout=PATIENCE, what="a Pod without an image", interval=0.2)
+    ready = {pod["metadata"]["name"] for pod in installed.pods() if _is_ready(pod)}
+    assert (ready, installed.wait_leader()) == (before, leader)
+    installed.rollback()
+    pods = installed.wait_ready()
+    assert {pod["metadata"]["name"] for pod in pods} == before
+    assert [_container(pod)["restartCount"] for pod in pods] == [0, 0]
+
+
 def test_a_leader_that_is_killed_is_started_anew_while_another_leads(installed: Installed) -> None:
-    cluster = installed.cluster
-    first = wait_for(installed.leader, timeout=PATIENCE, what="a leader")
-    assert first is not None
-    pod = cluster.get_pod(NAMESPACE, first) or {}
-    container = pod["status"]["containerStatuses"][0]["containerID"]
-    cluster.node.kill(container)
-    end = cluster.node.wait_exit(container)
-    assert end.code == 137
+    cluster, first = installed.cluster, installed.wait_leader()
+    status = _container(cluster.get_pod(NAMESPACE, first) or {})
+    cluster.node.kill(status["containerID"])
+    assert cluster.node.wait_exit(status["containerID"]).code == 137
+    installed.wait_restarted(first, status["restartCount"] + 1)
+    _heals(installed, "killed")
 
-    def restarted() -> bool:
-        statuses = (cluster.get_pod(NAMESPACE, first) or {})["status"]["containerStatuses"]
-        return bool(statuses[0]["restartCount"] == 1 and statuses[0]["ready"])
 
-    wait_for(restarted, timeout=PATIENCE, what="the killed leader: Ready again", interval=0.2)
-    wait_for(installed.leader, timeout=PATIENCE, what="a leader")
+def test_a_leader_that_hangs_is_ended_by_its_liveness_probe_while_another_leads(installed: Installed) -> None:
+    cluster, first = installed.cluster, installed.wait_leader()
+    status = _container(cluster.get_pod(NAMESPACE, first) or {})
+    os.kill(cluster.node.first_process(status["containerID"]), signal.SIGSTOP)
+    installed.wait_leader(other_than=first)
+    # The kubelet's SIGTERM does not reach it any more.
+    assert cluster.node.wait_exit(status["containerID"], timeout=PATIENCE).code == 137
+    installed.wait_restarted(first, status["restartCount"] + 1)
+    _heals(installed, "frozen")
+
+
+def test_a_drained_node_loses_one_replica_at_a_time(installed: Installed) -> None:
+    """There is no other node here: what comes instead of an evicted replica comes to the same one."""
+    before = [pod["metadata"]["name"] for pod in installed.wait_ready()]
+    leader = installed.wait_leader()
+    first, second = sorted(before, key=lambda name: name != leader)
+    assert installed.evict(first) == 201
+    assert installed.evict(second) == 429
+    wait_for(lambda: installed.evict(second) == 201, timeout=PATIENCE, what="room for the second", interval=0.2)
+    ready = [pod for pod in installed.pods() if pod["metadata"]["name"] != second and _is_ready(pod)]
+    assert len(ready) == 1
+    assert not {pod["metadata"]["name"] for pod in installed.wait_ready()} & set(before)
+    _heals(installed, "drained")
+
+
+def _heals(installed: Installed, what: str) -> None:
+    """Some replica leads and does its work: an orphan that is made now is ended."""
     orphan = _killed(installed)
-    end = cluster.node.wait_exit(base(orphan.pod)["containerID"], timeout=PATIENCE)
-    say(f"leader killed: an orphan made afterwards ended with {end.code}")
+    end = installed.cluster.node.wait_exit(base(orphan.pod)["containerID"], timeout=PATIENCE)
+    say(f"leader {what}: an orphan made afterwards ended with {end.code}")
     assert end.code == 143

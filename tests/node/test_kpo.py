@@ -68,6 +68,13 @@ def test_a_task_ends_as_its_container_ends(
     assert code in {end.code for end in cluster.node.exits()[before:]}
 
 
+def test_a_log_arrives_whole(cluster: NodeCluster, airflow: Airflow, namespace: str) -> None:
+    task = trigger(cluster, airflow, namespace, "kpo_real", "lines-500")
+    task.wait("success", "failed")
+    log = airflow.log("kpo_real", task.run, "work")
+    assert [line for line in range(1, 501) if f"line {line} of {task.run}" not in log] == []
+
+
 def test_an_xcom_comes_out_of_a_real_sidecar(cluster: NodeCluster, airflow: Airflow, namespace: str) -> None:
     task = trigger(cluster, airflow, namespace, "kpo_xcom", "rows-42")
     task.wait("success", "failed")

@@ -17,7 +17,7 @@ from tests.lab.airflow import Airflow
 from tests.lab.processes import wait_for
 from tests.node.cluster import NodeCluster
 from tests.node.images import WORK
-from tests.node.pods import base, container
+from tests.node.pods import base, container, reason_of
 
 Json = Any
 
@@ -84,10 +84,8 @@ def world(cluster: NodeCluster, airflow: Airflow, tmp_path_factory: pytest.TempP
 
 def _seen(pod: Json) -> tuple[str, str, int | None]:
     """Phase, the reason that says most, and the base container's exit code."""
-    state = base(pod).get("state", {})
-    ended, waiting = state.get("terminated", {}), state.get("waiting", {})
-    reason = pod["status"].get("reason") or ended.get("reason") or waiting.get("reason") or ""
-    return pod["status"]["phase"], reason, ended.get("exitCode")
+    ended = base(pod).get("state", {}).get("terminated", {})
+    return pod["status"]["phase"], reason_of(pod), ended.get("exitCode")
 
 
 @pytest.mark.parametrize("name", PODS)

@@ -23,8 +23,8 @@ except ImportError:  # Airflow 2
 LAB = "lab.kpo-healer.io"
 
 
-def kpo_dag(dag_id: str, annotations: dict[str, str] | None = None, **more) -> DAG:
-    """A DAG that runs when it is triggered; several runs go side by side."""
+def kpo_dag(dag_id: str, annotations: dict[str, str] | None = None, params: dict | None = None, **more) -> DAG:
+    """A DAG that runs when it is triggered; several runs go side by side. params: further ones."""
     return DAG(
         dag_id,
         schedule=None,
@@ -32,7 +32,7 @@ def kpo_dag(dag_id: str, annotations: dict[str, str] | None = None, **more) -> D
         max_active_runs=100,
         max_active_tasks=100,
         start_date=dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc),
-        params={"annotations": annotations or {}, "by_index": {}, "namespace": ""},
+        params={"annotations": annotations or {}, "by_index": {}, "namespace": "", **(params or {})},
         # So that the annotations, which are rendered from one expression, come out as a mapping.
         render_template_as_native_obj=True,
         **more,

@@ -126,10 +126,10 @@ class Stage:
         made = self.cluster.create_pod(body)["metadata"]
         return self.cluster.wait_pod(made["namespace"], made["name"], timeout=PATIENCE)
 
-    def annotate(self, name: str, **marks: str) -> None:
-        """Tells the kubelet's stand-in what becomes of a Pod from now on, such as `run_for="1s"`."""
-        annotations = {f"{ANNOTATION}{key.replace('_', '-')}": value for key, value in marks.items()}
-        self.cluster.patch_pod(NAMESPACE, name, {"metadata": {"annotations": annotations}})
+    def end_work(self, name: str, *, sidecar: bool = False) -> None:
+        """Lets a Pod's work end well. sidecar: another container runs on beside it."""
+        mark = f"{ANNOTATION}{'base' if sidecar else 'run'}-for"
+        self.cluster.patch_pod(NAMESPACE, name, {"metadata": {"annotations": {mark: "1s"}}})
 
     def now(self) -> float:
         """The API server's time, epoch seconds."""
@@ -142,8 +142,9 @@ class Stage:
 
 
 def base_ended(pod: Json) -> float | None:
-    """When the Pod's first container ended, epoch seconds; None while it has not."""
-    base: Json = next(iter(pod["status"].get("containerStatuses", ())), {"state": {}})
+    """When the Pod's base container ended, epoch seconds; None while it has not."""
+    found = (one for one in pod["status"].get("containerStatuses", ()) if one["name"] == "base")
+    base: Json = next(found, {"state": {}})
     end = base["state"].get("terminated", {}).get("finishedAt")
     return moment(end) if end else None
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from healer.airflow.queries.session import NOBODY
 from tests.lab.demo import scenarios
 from tests.lab.demo.cast import NAMESPACE, Fate, Stage, Task, base_ended
 from tests.lab.demo.narrator import Narrator
@@ -40,9 +41,11 @@ class Enforcement:
             "kpo-healer in enforce mode", "it waits 5 s for orphans, 10 s for finished, 15 s for kept Pods"
         )
         run, task = self._plot.renamed.run, self._plot.renamed.task
-        # The first single question about this task instance is its second sighting; the next one asks for confirmation,
-        # just before the DELETE. No audit comes between them, whose lists would take their place.
-        door.once(self._stage.airflow.single_question(run, task), self._take_the_name, after=1)
+        # The first question about this very task instance is its second sighting; the next one asks for confirmation,
+        # just before the DELETE. Each is a question of its own, or a list of all that is suspected, or due, with it. No
+        # audit comes between them, whose lists would take their place.
+        single = self._stage.airflow.single_question(run, task)
+        door.once(single, self._take_the_name, after=1, listed=(f"{NOBODY}-", run))
         for step in (self._keep_pod, self._let_adopt, self._follow):
             try:
                 step()
@@ -85,7 +88,7 @@ class Enforcement:
         self._wait(lambda: self._reads(mark, role.name) >= 3, what=f"the adoption of {role.name}")
         self._narrator.tell(f"the next try of the killed task begins and adopts {role.name}")
         self._heard[role.uid] = self._installation.findings().get(role.uid, {"reason": "missing"})["reason"]
-        stage.annotate(role.name, run_for="1s")
+        stage.end_work(role.name)
         self._wait(lambda: self._state(task) == "success", what=f"the success of {task.dag}")
         self._wait(lambda: role.uid not in stage.uids(), what=f"Airflow's own removal of {role.name}")
         self._narrator.tell(f"its work is done: the task is a success, and Airflow itself removes {role.name}")

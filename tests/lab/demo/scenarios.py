@@ -177,7 +177,7 @@ def _wait_for_age(stage: Stage, pod: Json) -> None:
 def _sidecar(stage: Stage, runs: Runs, tell: Tell) -> None:
     pod = stage.kill(runs.sidecar)
     stage.ended(runs.sidecar)
-    stage.annotate(pod["metadata"]["name"], base_for="1s")
+    stage.end_work(pod["metadata"]["name"], sidecar=True)
     tell("a killed task's Pod ends its work well, but nobody is there to tell its sidecar: it stays Running for ever")
     stage.add("its work is done, its sidecar runs on", pod, Fate.HEALED, "finished")
 
@@ -209,8 +209,8 @@ def _by_hand(stage: Stage, runs: Runs, tell: Tell) -> None:
 
 
 def keep_pod(stage: Stage) -> Task:
-    """A task that is told to keep its Pod, which ends after a second."""
-    return stage.trigger("kpo_keep")
+    """A task that is told to keep its Pod, which ends after a second: where containers are real, by the run's id."""
+    return stage.trigger("kpo_keep", "exit-0.kept")
 
 
 def take_the_name(stage: Stage, plot: Plot) -> None:

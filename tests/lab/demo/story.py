@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from tests.lab import healer as lab_healer
 from tests.lab.airflow import Airflow
@@ -21,7 +21,7 @@ from tests.lab.demo.cast import NAMESPACE, Fate, Role, Stage, base_ended
 from tests.lab.demo.enforce import Enforcement
 from tests.lab.demo.narrator import Narrator
 from tests.lab.demo.scenarios import Plot
-from tests.lab.demo.verdict import Evidence
+from tests.lab.demo.verdict import Evidence, Row
 from tests.lab.door import Door
 from tests.lab.healer import Installation, Running
 from tests.lab.kube import Cluster
@@ -43,8 +43,12 @@ def main(*, keep: bool = False, sabotage: str | None = None, version: str = FULL
     keep: leave all running until Ctrl-C. sabotage: a fault to run kpo-healer with; the demo must then fail.
     version: of Airflow, one that runs tasks.
     """
-    root = Path(tempfile.mkdtemp(prefix="kpo-healer-demo-"))
-    story = Story(root, sabotage, version)
+    return perform(Story(Path(tempfile.mkdtemp(prefix="kpo-healer-demo-")), sabotage, version), keep=keep)
+
+
+def perform(story: Story, *, keep: bool = False) -> int:
+    """Plays this story, and removes its folder if it went well."""
+    root = story.root
     try:
         with ExitStack() as stack:
             story.play(stack, keep=keep)
@@ -74,10 +78,15 @@ questions lead up to its DELETE, whose place an audit's lists would take."""
 class Story:
     """Leads through the acts. good: whether all was as it should be, None as long as that is open."""
 
+    CLUSTER: ClassVar[type[Cluster]] = Cluster
+    STAGE: ClassVar[type[Stage]] = Stage
+    NODE: ClassVar[str] = "kwok"
+    CONTAINERS: ClassVar[str] = "kwok plays the containers"
+
     def __init__(self, root: Path, sabotage: str | None, version: str = FULL) -> None:
         self.narrator = Narrator()
         self.good: bool | None = None
-        self._root = root
+        self.root = root
         self._sabotage = sabotage
         self._version = version
         (self._port,) = free_ports(1)
@@ -105,10 +114,10 @@ class Story:
         """The acts before kpo-healer's first: a cluster, an Airflow, Pods left behind, and an installation."""
         cluster, airflow = self._lift_curtain(stack)
         self.good = False
-        stage = Stage(cluster, airflow)
+        stage = self.STAGE(cluster, airflow)
         self.narrator.act("Pods are left behind", "the way production does it")
         plot = scenarios.set_up(stage, self.narrator.tell)
-        folder = self._root / "healer"
+        folder = self.root / "healer"
         installation = Installation.make(
             folder, cluster, url=airflow.url, namespaces=[NAMESPACE], sabotage=self._sabotage
         )
@@ -118,16 +127,16 @@ class Story:
     def _lift_curtain(self, stack: ExitStack) -> tuple[Cluster, Airflow]:
         """Both side by side: one of them builds or starts while the other waits for the network."""
         tell = self.narrator.tell
-        self.narrator.act("A cluster and an Airflow", "real ones, beside each other; kwok plays the containers")
-        place = self._root / "cluster"
+        self.narrator.act("A cluster and an Airflow", f"real ones, beside each other; {self.CONTAINERS}")
+        place = self.root / "cluster"
         with ThreadPoolExecutor(2) as pool:
-            kubernetes = pool.submit(Cluster.start, place)
+            kubernetes = pool.submit(self.CLUSTER.start, place)
             kubeconfig = _Kubeconfig(place / "admin.kubeconfig")
-            beside = pool.submit(start, self._version, self._root / "airflow", kubeconfig, NAMESPACE, env=self._env)
+            beside = pool.submit(start, self._version, self.root / "airflow", kubeconfig, NAMESPACE, env=self._env)
             try:
                 cluster = kubernetes.result()
                 stack.callback(cluster.stop)
-                tell(f"etcd, kube-apiserver and kwok are up: {cluster.url}")
+                tell(f"etcd, kube-apiserver and {self.NODE} are up: {cluster.url}")
                 airflow = beside.result()
                 stack.callback(airflow.stop)
                 tell(f"Airflow {airflow.version} is up, with scheduler and triggerer: {airflow.url}")
@@ -209,10 +218,14 @@ class Story:
             "no finished or kept Pod went before its retention was over", not verdict.hasty(rows, lab_healer.RETENTION)
         )
         claim("kpo-healer wrote nothing else to any Pod", not lab_healer.other_writes(cluster, mark))
+        self.bear_witness(stage, rows)
         self.good = all(made.good for made in self.narrator.claims)
         self.narrator.end(rows)
         verdict_ = "as it should be" if self.good else "NOT as it should be"
         self.narrator.tell(f"all is {verdict_}", style="bold green" if self.good else "bold red")
+
+    def bear_witness(self, stage: Stage, rows: Sequence[Row]) -> None:
+        """What else is known of the Pods' ends, to be claimed; kwok knows no more than the API server."""
 
     def _keep(self, stage: Stage, installation: Installation, healer: Running) -> None:
         cli = f"--config {installation.config_file} --kubeconfig {installation.kubeconfig}"

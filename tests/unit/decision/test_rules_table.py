@@ -650,8 +650,22 @@ def over() -> list[Row]:
         ),
         Row(
             "finished",
-            "evicted: phase Failed, no container status",
+            "its node had no room: phase Failed, no container status",
             a_pod(phase="Failed", containers=(BASE,)),
+            OVER,
+            "D14",
+        ),
+        Row(
+            "finished",
+            "evicted: phase Failed, its container was killed",
+            a_pod(phase="Failed", containers=(Container("base", terminated=True, exit_code=137),)),
+            OVER,
+            "D14",
+        ),
+        Row(
+            "finished",
+            "base ended while another's image can't be had: phase Pending",
+            a_pod(phase="Pending", containers=(BASE_ENDED, SIDECAR)),
             OVER,
             "D14",
         ),
