@@ -12,6 +12,7 @@ HealerError                      3  any of these
   NoAnswerError                  3  Airflow gave no answer one can use
     LoginRefusedError            2  The login was refused
     NoDagError                   3  A list within a DAG that Airflow does not have
+    LeftAloneError               3  The server wants to be left alone
   ConfigError                    2  The configuration can't be used
   NotLeaderError                 3  Another replica leads, or the Lease can't be had
   OverrideError                  2  The breaker can't be lifted
@@ -137,6 +138,10 @@ class LoginRefusedError(NoAnswerError):
 
 class NoDagError(NoAnswerError):
     """A list within a DAG that Airflow does not have."""
+
+
+class LeftAloneError(NoAnswerError):
+    """The answer to a question for which the server wants to be left alone for a while."""
 
 
 class ConfigError(HealerError):

@@ -36,7 +36,7 @@ from healer.clock import boottime
 from healer.config import AirflowConfig
 from healer.decision.labels import parse
 from healer.decision.rules import ENDED, may_prove_itself, needs_identity
-from healer.errors import FailureScope, LoginRefusedError, NoAnswerError
+from healer.errors import FailureScope, LeftAloneError, LoginRefusedError, NoAnswerError
 from healer.model import Ambiguous, Answer, Known, LabelKey, NamedPods, Pod, TaskInstance, Unknown
 
 MAX_SINGLE_LOOKUPS = 100
@@ -348,7 +348,10 @@ class Airflow:
         places = {pod.uid: self._resolved[pod.uid] for pod in pods}
         wanted = _wanted_indices(places.values())
         rows = {task_key: self._size_hints.expected(task_key, len(indices)) for task_key, indices in wanted.items()}
-        fitting = [task_key for task_key, expected in rows.items() if expected <= BATCH.rows]
+        resting = self._aside.turns.resting
+        fitting = [
+            task_key for task_key, expected in rows.items() if expected <= BATCH.rows and task_key not in resting
+        ]
         lists = [
             batch
             for batch in batches(fitting, BATCH, rows.__getitem__)
@@ -362,7 +365,7 @@ class Airflow:
             try:
                 return apart.get_ok(apart.dialect.listed(batch, filters))
             except NoAnswerError as failed:
-                self._is_listing_slow |= failed.scope is FailureScope.SLOW
+                self._is_listing_slow |= failed.scope is FailureScope.SLOW or isinstance(failed, LeftAloneError)
                 return None
 
         for batch, reply in zip(lists, map_concurrently(ask, lists), strict=True):
@@ -387,11 +390,13 @@ class Airflow:
                 answers[query.pod.uid] = answer
         return answers | self._explained(session, missing)
 
-    @staticmethod
-    def _one(session: QuerySession, task_key: TaskKey, map_index: int) -> Answer | None:
+    def _one(self, session: QuerySession, task_key: TaskKey, map_index: int) -> Answer | None:
+        if task_key in self._aside.turns.resting:
+            return Unknown(session.began, str(self._aside.turns.waits(task_key)))
         try:
             reply = ask_task_instance(session, task_key, map_index)
         except NoAnswerError as failed:
+            self._aside.pause([task_key], failed)
             return Unknown(session.began, str(failed))
         return None if reply.value is None else Known(reply.sent, reply.value)
 
@@ -423,8 +428,8 @@ class Airflow:
 
         def ask(key: tuple[str, str]) -> Heard:
             heard = self._identities.hear(apart, wanting[key][0], wanting[key][1].task)
-            if heard.identity.failed is not None and is_addressable(_cell(wanting[key][1].task)):
-                raise NoAnswerError(heard.identity.failed, heard.scope)
+            if heard.failure is not None:
+                raise heard.failure
             return heard
 
         told = ask_in_turn(apart, self._naming, [key for key in wanting if key not in named], MOST_IDENTITIES, ask)

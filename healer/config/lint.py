@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic.alias_generators import to_camel
 
-from healer.config.fields import LogFormat, LogLevel, Mode, Ownership, hint, parse_duration
+from healer.config.fields import HistoryMode, LogFormat, LogLevel, Mode, Ownership, hint, parse_duration
 from healer.config.models import AirflowConfig, BreakerConfig, Config, ConfigModel, Policy, Retention
 from healer.config.settings import CONFIG_ENV, ENV_PREFIX, OVERRIDES
 from healer.model import Action, Reason
@@ -25,7 +25,7 @@ _NO_ENV: Mapping[str, str] = MappingProxyType({})
 
 def warnings(config: Config, env: Mapping[str, str] = _NO_ENV) -> list[str]:
     """What is allowed but unwise, a sentence each. None of them keeps the healer from running."""
-    found = [*_stale(config), *_no_election(config), *_no_audit_log(config), *_unknown_env(env)]
+    found = [*_stale(config), *_unserved(config), *_no_election(config), *_no_audit_log(config), *_unknown_env(env)]
     for index, airflow in enumerate(config.airflows):
         found += [f"airflows[{index}].{text}" for text in _risky(airflow)]
     return found
@@ -72,6 +72,16 @@ def _stale(config: Config) -> Iterator[str]:
         yield "freshness: too short for any answer to be fresh enough when a Pod is deleted on it: lengthen it"
     if config.interval > config.audit_interval:
         yield "interval: longer than auditInterval, so that every pass is an audit: shorten it"
+
+
+def _unserved(config: Config) -> Iterator[str]:
+    """What is about pages that are not served."""
+    if config.findings:
+        return
+    if config.listen_token_file is not None:
+        yield "listenTokenFile: does nothing without findings: true, no page wants it: set that too, or leave it away"
+    if config.history is HistoryMode.CONFIG_MAP:
+        yield "history: configMap is written for nobody without findings: true: set that too, or leave it away"
 
 
 def _no_election(config: Config) -> Iterator[str]:

@@ -355,6 +355,19 @@ def change(place: str, value: Any) -> Any:
         ("replicas", 2, "additional properties 'replicas' not allowed"),
         ("image.tagg", "1", "at '/image': additional properties 'tagg' not allowed"),
         ("commonLabels", {"app.kubernetes.io/instance": "x"}, "invalid propertyName 'app.kubernetes.io/instance'"),
+        ("podLabels", {"app.kubernetes.io/name": "x"}, "invalid propertyName 'app.kubernetes.io/name'"),
+        *(
+            (place, None, f"missing property '{place.rpartition('.')[2]}'")
+            for place in (
+                "secret",
+                "image",
+                "cronJob",
+                "rbac",
+                "metrics",
+                "metrics.podMonitor",
+                "admissionPolicy.delete",
+            )
+        ),
         ("strategy.rollingUpdate", {"maxSurges": 1}, "/rollingUpdate': additional properties 'maxSurges' not allowed"),
         ("livenessProbe.timeoutSecond", 5, "at '/livenessProbe': additional properties 'timeoutSecond' not allowed"),
         ("metrics.podMonitor.relabeling", [], "'/metrics/podMonitor': additional properties 'relabeling' not allowed"),
@@ -382,6 +395,10 @@ def test_a_typo_is_refused(place: str, value: Any, told: str, tmp_path: Path) ->
     [
         ("config.airflows", [], "config.airflows: is empty: describe at least one"),
         ("extraEnv", [{"name": "KPO_HEALER_MODE", "value": "enforce"}], "extraEnv: KPO_HEALER_MODE would not change"),
+        ("extraEnv", [{"name": "KPO_HEALER_LISTEN", "value": ":9"}], "extraEnv: KPO_HEALER_LISTEN would not change"),
+        ("extraArgs", ["--mode", "enforce"], "extraArgs: --mode would not change the rights"),
+        ("extraArgs", ["--log-level", "debug", "--mode=enforce"], "extraArgs: --mode would not change the rights"),
+        ("extraArgs", ["--listen=:9"], "extraArgs: --listen would not change the port"),
         ("config.airflows.0.password", "x", "config.airflows[0].password: would stand in a ConfigMap"),
         ("secret.existingSecret", "", "config.airflows[0].passwordFile: there is no Secret with this file"),
         ("secret.data", {"a": "b"}, "secret: existingSecret and data exclude each other"),
@@ -406,6 +423,18 @@ def test_a_token_of_the_port_that_is_nowhere_is_refused(secret: Any, told: str, 
     values = change("config.listenTokenFile", "/etc/kpo-healer/secret/listen-token")
     values["config"]["airflows"][0]["passwordFile"] = "/elsewhere/password"
     assert told in refusal(values | {"secret": secret}, tmp_path)
+
+
+def test_a_ca_that_is_in_no_secret_is_refused(tmp_path: Path) -> None:
+    values = change("config.airflows.0.caFile", "/etc/kpo-healer/secret/ca.crt") | {
+        "secret": {"data": {"password": "x"}}
+    }
+    assert "config.airflows[0].caFile: secret.data has no key ca.crt" in refusal(values, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["extraArgs", "extraEnv", "prometheusRule.severities", "prometheusRule.overrides"])
+def test_a_null_is_nothing(place: str, tmp_path: Path) -> None:
+    assert render(change(place, None), folder=tmp_path) == render(LEAST, folder=tmp_path)
 
 
 @pytest.mark.parametrize("place", ["config.mode", "config.airflows.0.mode"])
@@ -438,6 +467,10 @@ def test_the_history_needs_one_config_map_and_no_other(history: Any, tmp_path: P
     ("place", "value", "told"),
     [
         ("config.history", "configMap", "config.history: a CronJob keeps none"),
+        ("metrics", {"serviceMonitor": {"enabled": True}}, "metrics.serviceMonitor: a CronJob serves no metrics"),
+        ("metrics", {"podMonitor": {"enabled": True}}, "metrics.podMonitor: a CronJob serves no metrics"),
+        ("prometheusRule", {"enabled": True}, "prometheusRule: a CronJob serves no metrics"),
+        ("grafanaDashboard", {"enabled": True}, "grafanaDashboard: a CronJob serves no metrics"),
         ("config.findings", True, "config.findings: a CronJob serves nothing"),
         *(
             ("config.airflows.0.policy", {"actions": {reason.value: "delete"}}, "a CronJob never waits for its default")

@@ -41,7 +41,7 @@ containers:
   - name: kpo-healer
     image: {{ include "kpo-healer.image" $ | quote }}
     imagePullPolicy: {{ $.Values.image.pullPolicy }}
-    args: {{- toYaml (concat .args $.Values.extraArgs) | nindent 6 }}
+    args: {{- toYaml (concat .args (default list $.Values.extraArgs)) | nindent 6 }}
     {{- with $.Values.envFrom }}
     envFrom: {{- toYaml . | nindent 6 }}
     {{- end }}

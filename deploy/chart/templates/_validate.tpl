@@ -30,6 +30,17 @@
   {{- if eq (default "" .name) "KPO_HEALER_MODE" -}}
     {{- fail "extraEnv: KPO_HEALER_MODE would not change the rights of the account: set config.mode instead" -}}
   {{- end -}}
+  {{- if eq (default "" .name) "KPO_HEALER_LISTEN" -}}
+    {{- fail "extraEnv: KPO_HEALER_LISTEN would not change the port of probes and Service: set config.listen instead" -}}
+  {{- end -}}
+{{- end -}}
+{{- range .Values.extraArgs -}}
+  {{- if regexMatch "^--mode(=|$)" . -}}
+    {{- fail "extraArgs: --mode would not change the rights of the account: set config.mode instead" -}}
+  {{- end -}}
+  {{- if regexMatch "^--listen(=|$)" . -}}
+    {{- fail "extraArgs: --listen would not change the port of probes and Service: set config.listen instead" -}}
+  {{- end -}}
 {{- end -}}
 {{- if and .Values.cronJob.enabled .Values.config.findings -}}
 {{- fail "config.findings: a CronJob serves nothing, its answers are in its log: leave it away, or use the Deployment" -}}
@@ -67,7 +78,7 @@
       {{- fail (printf "config.airflows[%d].%s: would stand in a ConfigMap for many to read: put it into a Secret and use %sFile" $index $key $key) -}}
     {{- end -}}
   {{- end -}}
-  {{- range $key := list "passwordFile" "tokenFile" "cookieFile" "clientSecretFile" "headersFile" "certFile" "keyFile" -}}
+  {{- range $key := list "passwordFile" "tokenFile" "cookieFile" "clientSecretFile" "headersFile" "certFile" "keyFile" "caFile" -}}
     {{- $file := get $airflow $key | default "" -}}
     {{- if and (hasPrefix "/etc/kpo-healer/secret/" $file) (not (include "kpo-healer.secretName" $)) -}}
       {{- fail (printf "config.airflows[%d].%s: there is no Secret with this file: set secret.existingSecret or secret.data" $index $key) -}}
@@ -109,12 +120,17 @@
 {{- if and .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled -}}
 {{- fail "metrics: serviceMonitor and podMonitor would scrape each replica twice: enable one" -}}
 {{- end -}}
+{{- range $key, $wanted := dict "metrics.serviceMonitor" .Values.metrics.serviceMonitor "metrics.podMonitor" .Values.metrics.podMonitor "prometheusRule" .Values.prometheusRule "grafanaDashboard" .Values.grafanaDashboard -}}
+  {{- if and $.Values.cronJob.enabled $wanted.enabled -}}
+    {{- fail (printf "%s: a CronJob serves no metrics, kube-state-metrics knows of its Jobs: leave it away, or use the Deployment" $key) -}}
+  {{- end -}}
+{{- end -}}
 {{- $alerts := list -}}
 {{- range (include "kpo-healer.alerts" . | fromYaml).groups -}}
   {{- range .rules -}}{{- $alerts = append $alerts .alert -}}{{- end -}}
 {{- end -}}
 {{- $given := .Values.prometheusRule -}}
-{{- range $key, $names := dict "disabled" $given.disabled "severities" (keys $given.severities) "overrides" (keys $given.overrides) -}}
+{{- range $key, $names := dict "disabled" $given.disabled "severities" (keys (default dict $given.severities)) "overrides" (keys (default dict $given.overrides)) -}}
   {{- range $names -}}
     {{- if not (has . $alerts) -}}
       {{- fail (printf "prometheusRule.%s: there is no alert %s: files/alerts.yaml has their names" $key .) -}}

@@ -6,7 +6,7 @@ Whoever asks meanwhile is told at once that there is no answer, so that its Pods
 from __future__ import annotations
 
 from healer.clock import boottime
-from healer.errors import FailureScope, NoAnswerError
+from healer.errors import FailureScope, LeftAloneError, NoAnswerError
 from healer.log import get_logger
 
 MAX_RETRY_AFTER = 300.0
@@ -23,7 +23,7 @@ class RetryAfter:
         self._airflow = airflow
         self._until, self._why = 0.0, ""
 
-    def begin(self, why: str, code: str, seconds: float) -> NoAnswerError:
+    def begin(self, why: str, code: str, seconds: float) -> LeftAloneError:
         """Ask nothing more for so long. Return the failure that says so; `why` is what the server has answered."""
         seconds = min(seconds, MAX_RETRY_AFTER)
         paused = boottime() < self._until
@@ -33,7 +33,7 @@ class RetryAfter:
             log.warning(
                 "Airflow wants to be left alone: nothing is asked meanwhile", airflow=self._airflow, why=self._why
             )
-        return NoAnswerError(self._why, FailureScope.SERVER, code)
+        return LeftAloneError(self._why, FailureScope.SERVER, code)
 
     def check(self) -> None:
         """Raise NoAnswerError while it lasts."""

@@ -24,7 +24,7 @@ from healer.airflow.api.task_key import TaskKey, is_addressable
 from healer.airflow.queries.lookups import ask_task_instance
 from healer.airflow.queries.session import QuerySession, map_concurrently
 from healer.decision.rules import ENDED, HELD
-from healer.errors import FailureScope, NoAnswerError
+from healer.errors import NoAnswerError
 from healer.model import NamedPods, Pod, TaskInstance
 
 T = TypeVar("T")
@@ -72,12 +72,12 @@ class _Refusal(Struct, frozen=True):
 class Heard(Struct, frozen=True):
     """What the sources said of one task instance; it holds only if each refusal is proven to be a missing right.
 
-    `scope`: what a failure of theirs spoils.
+    `failure`: why one of them failed.
     """
 
     identity: NamedPods
     refusals: tuple[_Refusal, ...] = ()
-    scope: FailureScope = FailureScope.CALL
+    failure: NoAnswerError | None = None
 
 
 class NamedPodsCache:
@@ -168,7 +168,7 @@ def _ask_sources(
     try:
         identity = ask(sources)
     except NoAnswerError as failed:
-        return Heard(NamedPods(failed=str(failed)), scope=failed.scope)
+        return Heard(NamedPods(failed=str(failed)), failure=failed)
     return Heard(identity, tuple(sources.refusals))
 
 

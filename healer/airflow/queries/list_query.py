@@ -237,6 +237,7 @@ class ListQuery:
         """Return the halves of a list that has failed, and note the cell to which that is owed."""
         if failed.scope is FailureScope.SLOW:
             self._aside.postpone(batch, slow=True)
+        self._aside.pause(batch, failed)
         if self._session.aborted is not None or not self._is_owed_to_cells(failed):
             self._result.fail(batch, str(failed))
             return ()
@@ -289,7 +290,7 @@ class ListQuery:
         while waiting and asked < MOST_AGAIN:
             some = self._aside.turns.take(waiting, 0)
             waiting, asked = waiting.difference(some), asked + len(some)
-            if not self._each(some, question):
+            if not some or not self._each(some, question):
                 break
         for task_key in waiting:
             self._result.fail([task_key], str(self._aside.turns.waits(task_key)))
@@ -397,7 +398,8 @@ class ListQuery:
             return self._ask_singly(task_key, indices)
         try:
             reply = self._session.get_ok(listing)
-        except NoAnswerError:
+        except NoAnswerError as failed:
+            self._aside.pause([task_key], failed)
             # As where the DAG is not serialized: this list then gives 404, a single task instance does not.
             return self._ask_singly(task_key, indices)
         page = reply.known
@@ -436,6 +438,7 @@ class ListQuery:
         try:
             return ask_task_instance(self._session, task_key, index)
         except NoAnswerError as failed:
+            self._aside.pause([task_key], failed)
             return failed
 
 

@@ -17,7 +17,7 @@ from healer.airflow.api.task_key import TaskKey
 from healer.airflow.api.transport import CONCURRENCY
 from healer.airflow.queries.turns import Turns
 from healer.clock import boottime
-from healer.errors import FailureScope, LoginRefusedError, NoAnswerError
+from healer.errors import FailureScope, LeftAloneError, LoginRefusedError, NoAnswerError
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -108,6 +108,8 @@ class QuerySession:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
+        if isinstance(self.aborted, LeftAloneError):  # it was said to another question
+            raise NoAnswerError(str(self.aborted), self.aborted.scope, "paused")
         if self.aborted is not None:
             raise self.aborted
         try:

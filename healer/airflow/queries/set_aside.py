@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 
 from healer.airflow.api.task_key import TaskKey
 from healer.airflow.queries.turns import Turns
+from healer.errors import LeftAloneError, NoAnswerError
 
 MOST_LATE = 1000
 """More task keys than any list has."""
@@ -51,6 +52,24 @@ class Aside:
             times, most = self.late.get(task_key, (0, MOST_LATE))
             self.late[task_key] = (times + 1, max(1, min(most, len(task_keys)) // 2)) if slow else (times, most)
         self._wanted.update(task_keys)
+
+    def pause(self, task_keys: Collection[TaskKey], failed: NoAnswerError) -> None:
+        """Where the server wanted to be left alone for this question, ask it last the next time: see `Turns.pause`.
+
+        A list is made shorter, until it is known which cell that is owed to.
+        """
+        if not isinstance(failed, LeftAloneError):
+            return
+        if len(task_keys) > 1:
+            self.postpone(task_keys, slow=True)
+            return
+        for task_key in task_keys:
+            if task_key in self.late:  # not the first list with it for which that was said
+                self.turns.slow(task_key)
+            self.postpone([task_key])
+            self.turns.pause(task_key, str(failed))
+            if task_key in self.turns.resting:
+                self.unasked.discard(task_key)
 
     def by_patience(self, late: Collection[TaskKey]) -> list[list[TaskKey]]:
         """Return those to be listed apart by the lists that they may share: those that were slow least often first."""

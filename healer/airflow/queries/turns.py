@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from itertools import chain, zip_longest
 from typing import Any, Generic, Protocol, TypeVar
 
-from healer.errors import FailureScope, NoAnswerError
+from healer.errors import FailureScope, LeftAloneError, NoAnswerError
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -38,9 +38,14 @@ class Turns(Generic[K]):
         self._slow: dict[K, int] = {}
         self.failed: dict[K, str] = {}
         """What is set aside, and why; the newest failure is the last one."""
+        self.resting: dict[K, None] = {}
+        """What of it is not asked again before an audit, those first that have rested longest."""
 
     def take(self, wanted: Collection[K], most: int) -> list[K]:
         """Return what is to be asked now: at most so many, and then at most `AGAIN` of those set aside."""
+        if self.resting:
+            self._wanted.update(self.resting.keys() & set(wanted))
+            wanted = [key for key in wanted if key not in self.resting]
         if self._slow:
             wanted = sorted(wanted, key=lambda key: self._slow.get(key, 0))
         if not self.failed:
@@ -75,9 +80,20 @@ class Turns(Generic[K]):
         ones."""
         _move(self._slow, key, self._slow.get(key, 0) + 1)
 
+    def pause(self, key: K, why: str) -> None:
+        """Let it come last the next time: to a question about it the server has said that it wants to be left alone.
+
+        The second time in a row it is set aside until an audit: else all others would have to wait for it in each pass.
+        """
+        if key in self._slow:
+            self.fail(key, why)
+            self.resting[key] = None
+        self.slow(key)
+
     def good(self, key: K) -> None:
-        """Take it back: it was answered."""
-        self.failed.pop(key, None)
+        """Take it back: it was answered. What rests may be well then, too."""
+        if self.failed.pop(key, None) is not None:
+            self.resting.clear()
         self._slow.pop(key, None)
 
     def waits(self, key: K) -> NoAnswerError:
@@ -85,8 +101,11 @@ class Turns(Generic[K]):
         return NoAnswerError(apart(self.failed[key]) if key in self.failed else NOT_YET)
 
     def start_audit(self) -> None:
-        """Forget what nobody has asked about since the last audit."""
+        """Forget what nobody has asked about since the last audit, and let one that rests be asked about again."""
         self.failed = {key: why for key, why in self.failed.items() if key in self._wanted}
+        self.resting = {key: None for key in self.resting if key in self.failed}
+        if self.resting:
+            del self.resting[next(iter(self.resting))]
         self._wanted = set()
 
 
@@ -132,14 +151,19 @@ def ask_in_turn(
         except NoAnswerError as failed:
             if asked and failed.scope is FailureScope.SLOW:
                 slow.append(key)
+            if isinstance(failed, LeftAloneError):
+                paused.append(key)
             return failed
 
     slow: list[K] = []
+    paused: list[K] = []
 
     taken = turns.take(wanted, most)
     told = dict(zip(taken, session.map_concurrently(one, taken), strict=True))
     for key in slow:
         turns.slow(key)
+    for key in paused:
+        turns.pause(key, str(told[key]))
     for key, answer in told.items():
         if not isinstance(answer, NoAnswerError):
             turns.good(key)

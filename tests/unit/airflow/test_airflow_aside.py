@@ -6,6 +6,7 @@ Every bound is a count of what the server saw: requests, bytes and rows of its a
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -622,6 +623,23 @@ def test_what_is_set_aside_comes_after_the_others_and_is_forgotten_when_nobody_a
     assert turns.failed == {}
 
 
+def test_for_whom_the_server_wants_to_be_left_alone_twice_rests_until_an_audit() -> None:
+    turns: Turns[str] = Turns("things", lambda key: key)
+    turns.pause("b", "busy")
+    assert turns.take(["a", "b", "c"], 9) == ["a", "c", "b"], "the first time it comes last"
+    for key in "bbcc":
+        turns.pause(key, "busy")
+    assert turns.take(["a", "b", "c"], 9) == ["a"]
+    assert "busy" in str(turns.waits("b"))
+    turns.start_audit()
+    assert turns.take(["a", "b", "c"], 9) == ["a", "b"], "one at each audit: it may make all others wait"
+    turns.pause("b", "busy")
+    turns.start_audit()
+    assert turns.take(["a", "b", "c"], 9) == ["a", "c"]
+    turns.good("c")
+    assert turns.take(["a", "b", "c"], 9) == ["a", "c", "b"], "the others may be well too"
+
+
 def test_there_are_only_so_many_lists_and_the_next_question_goes_on_behind_them(
     fake: FakeAirflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -906,6 +924,44 @@ def test_unrelated_orphans_are_healed_in_as_many_passes_as_without_the_fault(
     passes, audit_rows = passes_until_healed(bad)
     assert passes == undisturbed
     assert audit_rows <= 10 + 2 * MOST_HALVED + 1000 / 20
+
+
+def without_mercy(part: str, status: int) -> Callable[[FakeAirflow], list[Pod]]:
+    """Three Pods of a DAG; to questions of one kind about one of them the server wants to be left alone."""
+
+    def add(fake: FakeAirflow) -> list[Pod]:
+        rows, pods = orphans(3, "m")
+        fake.rows += rows if part != "/dags/n" else []
+        busy = Reply(status, {"detail": "slow down"}, {"Retry-After": "0.05"})
+        fake.intercept = lambda asked: (
+            busy if (part == "/list" and "t001m" in names(asked)) or (part != "/list" and part in asked.path) else None
+        )
+        if part == "/list":
+            fake.rows.append(row(dag="m", task="t001m", run="r"))
+            return [*pods, pod(dag="m", task="t001m", run="r")]
+        if part == "/dags/n":
+            return [pod(dag="n", run="r")]
+        return [replace(p, containers=(Container("base"),)) for p in pods]
+
+    return add
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("part", ["/list", "/m/dagRuns/r/taskInstances/t001/state-store", "/dags/n"])
+def test_a_question_for_which_the_server_wants_to_be_left_alone_does_not_stop_the_rest_for_ever(
+    part: str, status: int
+) -> None:
+    with scene(without_mercy(part, status)) as (reconciler, cluster, _, metrics):
+        healed = 0
+        for number in range(1, 16):
+            reconciler.reconcile(cluster.selected(), PassKind.AUDIT if number == 1 else PassKind.FULL, {})
+            healed = sum(p.labels.dag_id in ("a", "z") for p, _ in cluster.deletes)
+            if healed == 10:
+                break
+            time.sleep(0.06)
+        assert healed == 10
+        reconciler.reconcile(cluster.selected(), PassKind.FULL, {})
+        assert metrics.registry.get_sample_value("kpo_healer_set_aside", {"airflow": "a"}) == 1
 
 
 def test_what_is_set_aside_is_shown_and_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -446,6 +446,15 @@ class TestWarnings:
         manifest = "    postMortem: {manifest: true, enabled: true}\n"
         assert "postMortem.manifest" not in "\n".join(warnings(load(write(MINIMAL + manifest), {}, {})))
 
+    def test_says_what_is_about_pages_that_are_not_served(self, write: Write, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text("token\n")
+        pages = f"history: configMap\nlistenTokenFile: {tmp_path}/token\n"
+        told = [text.partition(" without findings: true")[0] for text in warnings(load(write(pages + MINIMAL), {}, {}))]
+        assert {"listenTokenFile: does nothing", "history: configMap is written for nobody"} <= set(told)
+        found = "\n".join(warnings(load(write(f"findings: true\n{pages}{MINIMAL}"), {}, {})))
+        assert "listenTokenFile" not in found
+        assert "history" not in found
+
     def test_says_that_a_sole_replica_must_stay_alone(self, write: Write) -> None:
         config = load(write("leaderElection: {enabled: false}\n" + FULL), {}, {})
         assert [text for text in warnings(config) if text.startswith("leaderElection.enabled: false, so nothing keeps")]
