@@ -57,8 +57,11 @@ _REAP = 2.0
 
 
 _running: set[int] = set()
-_running_lock = threading.Lock()
-"""The process groups that are there now. What is in the set is not reaped yet, so that its number is nobody else's."""
+_running_lock = threading.RLock()
+"""The process groups that are there now. What is in the set is not reaped yet, so that its number is nobody else's.
+
+Whoever holds the lock may be interrupted by a signal's handler that wants it too: the thread has it once more then.
+"""
 
 
 def end_programs() -> None:
@@ -138,23 +141,46 @@ def run(command: Sequence[str], timeout: float, now: Callable[[], float] = time.
 
 def _run(command: Sequence[str], timeout: float) -> _Ended:
     """Run it and return how it ended; its process group has ended then, too."""
-    environment = {name: value for name, value in os.environ.items() if name not in WITHHELD}
-    process = subprocess.Popen(  # noqa: S603 - no shell, and who may set the command may run code here anyway
-        list(command),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        env=environment,
-        bufsize=0,
-    )
-    with _running_lock:
-        _running.add(process.pid)
+    process = _start(command)
     try:
         out, err, why = _read(process, boottime() + timeout, timeout)
     finally:
         _end(process)
     return _Ended(None if why else process.returncode, out, err, why)
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start it, and know of it at once: who ends all programs meanwhile waits, so that none is left out.
+
+    In a thread of its own. A signal's handler runs in the first one, where it would neither wait nor know of it.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in WITHHELD}
+    started: list[subprocess.Popen[bytes] | Exception] = []
+
+    def start() -> None:
+        with _running_lock:
+            try:
+                process = subprocess.Popen(  # noqa: S603 - no shell; who sets the command may run code here anyway
+                    list(command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                    env=environment,
+                    bufsize=0,
+                )
+            except Exception as failed:  # noqa: BLE001 - raised again by whoever waits
+                started.append(failed)
+            else:
+                _running.add(process.pid)
+                started.append(process)
+
+    thread = threading.Thread(target=start, name="exec", daemon=True)
+    thread.start()
+    thread.join()
+    if isinstance(started[0], Exception):
+        raise started[0]
+    return started[0]
 
 
 def _read(process: subprocess.Popen[bytes], until: float, timeout: float) -> tuple[bytes, bytes, str]:

@@ -134,7 +134,7 @@ BUGS = (
         "where a source of the identity fails, it is taken for one that names no Pod",
         (
             "airflow.queries.identity",
-            "    except NoAnswerError as failed:\n        return Heard(NamedPods(failed=str(failed)), scope=failed.scope)\n",
+            "    except NoAnswerError as failed:\n        return Heard(NamedPods(failed=str(failed)), failure=failed)\n",
             "    except NoAnswerError:\n        return Heard(NamedPods())\n",
         ),
     ),

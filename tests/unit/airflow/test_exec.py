@@ -321,6 +321,37 @@ def test_it_ends_with_us(command: str, number: signal.Signals, tmp_path: Path) -
     assert gone(int(note.read_text()))
 
 
+def test_one_that_is_just_being_started_ends_with_us_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a program is at work before whoever starts it hears of that."""
+    note, go = tmp_path / "pid", threading.Event()
+    start = subprocess.Popen
+
+    def busy(*words: object, **options: object) -> object:
+        process = start(*words, **options)  # type: ignore[call-overload]
+        assert go.wait(60)
+        return process
+
+    monkeypatch.setattr(exec_credentials.subprocess, "Popen", busy)
+    command = [program(tmp_path, f"echo $$ > {note}.new; mv {note}.new {note}; sleep 300")]
+    failures: list[NoAnswerError] = []
+
+    def ask() -> None:
+        with pytest.raises(NoAnswerError) as failed:
+            once(command, timeout=300)
+        failures.append(failed.value)
+
+    asking, ending = threading.Thread(target=ask), threading.Thread(target=exec_credentials.end_programs)
+    asking.start()
+    while not note.exists():
+        time.sleep(0.01)
+    ending.start()
+    go.set()
+    ending.join(60)
+    asking.join(60)
+    assert "was ended by" in str(failures[0])
+    assert gone(int(note.read_text()))
+
+
 def test_a_token_never_shows() -> None:
     assert SECRET not in repr(ExecToken(SECRET, 1.0))
 
