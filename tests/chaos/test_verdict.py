@@ -117,6 +117,23 @@ def test_a_delete_without_preconditions_is_wrong() -> None:
     assert verdict.rule(ended().picture, blind).verdict == "wrong"
 
 
+def _twice(**first: object) -> Past:
+    """Of two tries that are over, and the first try's Pod is still there."""
+    past = second_try(NOW - 60).pod(NOW - 50, "p2", 2).named(NOW - 49, "p2").task(NOW - 40, "failed", 2)
+    return past.pod(NOW - 39, **first).pod(NOW - 38, "p2", 2, gone=True)
+
+
+def test_what_works_at_an_earlier_try_while_airflow_names_another_one_is_only_reported() -> None:
+    past = _twice(checked=True)
+    assert verdict.unexplained(past.picture) == []
+    assert "nothing proves whose it is" in str(verdict.why_left(past.picture, past.picture.pods["uid-p1"]))
+
+
+@pytest.mark.parametrize("past", [_twice(done=True), _twice().named(NOW - 30, "p1")], ids=["done", "Airflow names it"])
+def test_what_is_done_or_named_at_an_earlier_try_is_missed(past: Past) -> None:
+    assert verdict.unexplained(past.picture) == [past.picture.pods["uid-p1"]]
+
+
 def test_an_orphan_that_is_left_is_missed() -> None:
     past = ended()
     assert verdict.unexplained(past.picture) == [past.picture.pods["uid-p1"]]

@@ -201,11 +201,26 @@ def why_left(picture: Picture, pod: PodStory) -> str | None:
     last = picture.now(pod.key)
     if pod.last.terminating:
         return "on its way out"
-    if last is None or last.state in ENDED:
+    if last is None:
         return None
+    if last.state in ENDED:
+        return _whose(picture, pod, pod.key, last)
     if pod.last.checked and (pod.tried < last.tried or last.state not in HELD):
         return None
     return f"its task instance is {last.state or 'none'} at try {last.tried}"
+
+
+def _whose(picture: Picture, pod: PodStory, key: Key, last: Record) -> str | None:
+    """An earlier try's Pod that still works, while Airflow names another one, may be another Airflow's: it is reported.
+
+    See `ownership` in docs/rules.md. These Pods have no stamp, which would tell.
+    """
+    if pod.last.done or pod.tried >= last.tried:
+        return None
+    said = [r for r in picture.tasks.get(key, ()) if r.kind in {"named", "stored"}]
+    if not said or said[-1].value == pod.name:
+        return None
+    return "it works at an earlier try, and Airflow names another Pod: nothing proves whose it is"
 
 
 def unexplained(picture: Picture) -> list[PodStory]:
