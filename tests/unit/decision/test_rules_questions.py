@@ -120,6 +120,9 @@ def test_which_pod_may_be_named_though_no_rule_needs_it(
     ("contested", "pod", "answer"),
     [
         pytest.param(True, a_pod(), known(ended(try_number=2), TWIN), id="an earlier try's works, another is named"),
+        pytest.param(
+            True, a_pod(checked=True), known(ended(try_number=2), TWIN), id="the same, and some KPO gave up on it"
+        ),
         pytest.param(False, a_pod(), known(ended(), TWIN), id="of the very try"),
         pytest.param(False, a_done_pod(), known(ended(try_number=2), TWIN), id="done"),
         pytest.param(False, a_pod(), known(a_task("running", 2), TWIN), id="not ended"),
