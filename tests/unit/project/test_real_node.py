@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,15 @@ def test_a_change_of_the_machine_is_told_with_what_was_before() -> None:
 def test_what_the_kernel_counts_is_no_change() -> None:
     names = machine.facts()
     assert not [name for name in names if name.removeprefix("sysctl ").startswith(machine.COUNTERS)]
+
+
+def test_folders_of_runs_that_were_killed_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left, ours = (tmp_path / f"{machine.FOLDER}{pid}-x" for pid in (gone.pid, os.getpid()))
+    for folder in (left, ours):
+        (folder / "below").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    machine.sweep()
+    assert list(tmp_path.iterdir()) == [ours]
