@@ -145,7 +145,7 @@ def test_the_environment_has_what_it_needs_and_is_small(image: Path) -> None:
     assert (packages / "healer").is_dir()
     assert not [name for name in ("pip", "setuptools", "hatchling", "uv") if (packages / name).exists()]
     size = sum(file.stat().st_size for file in image.rglob("*") if file.is_file() and not file.is_symlink())
-    assert size < 150e6
+    assert size < 100e6
 
 
 def test_the_libraries_of_platforms_are_there_when_they_are_asked_for(image: Path, tmp_path: Path) -> None:

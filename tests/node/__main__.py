@@ -4,7 +4,8 @@
 
 Everything (etcd, API server, Airflow, containerd, kubelet, containers, the tests) runs inside one `unshare`. When that
 process ends, however it ends, the kernel ends the rest: no process, mount, link or address outlives it. What the kernel
-does not take away, control groups and temporary files, is removed here. Afterwards the machine is compared with before.
+does not take away, control groups and temporary files, is removed here, or by the next run where this one was killed.
+Afterwards the machine is compared with before.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from tests.node import machine, product
 from tests.node.assets import programs
 from tests.node.cluster import ADDRESS, CGROUP
 
-NAMESPACES: Final = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+NAMESPACES: Final = (
+    *("setpriv", "--pdeathsig", "KILL"),  # it dies with us, however we do
+    *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
 
 INSIDE: Final = 'ip link set lo up && ip address add "$0/32" dev lo && { "$@" & wait $!; }'
 """bash is process 1 in there: it takes the exit codes of processes whose parents are gone, and Python would not."""
@@ -65,7 +69,8 @@ def run(command: Sequence[str], given: Mapping[str, str]) -> int:
     given: variables for it.
     """
     sysctls = ";".join(f"{name}={value}" for name, value in machine.guarded().items())
-    cgroup, folder = machine.make_cgroup(), tempfile.mkdtemp(prefix="kpo-healer-node-")
+    cgroup = machine.make_cgroup()
+    folder = tempfile.mkdtemp(prefix=f"{machine.FOLDER}{os.getpid()}-")
     env = {**os.environ, **given, CGROUP: cgroup, machine.BEFORE: sysctls, "TMPDIR": folder}
     inside = subprocess.Popen([*NAMESPACES, "bash", "-c", INSIDE, ADDRESS, *command], env=env)
     try:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from tests.lab.airflow import Airflow, Component
 from tests.node.cluster import ADDRESS
+
+PATIENCE: Final = 300.0
+"""Seconds for each part of Airflow to start: on two cores with thirty at work, its API server took two minutes."""
 
 
 class NodeAirflow(Airflow):
@@ -15,5 +20,6 @@ class NodeAirflow(Airflow):
 
     def _component(self, name: str) -> Component:
         component = super()._component(name)
+        component.start_timeout = PATIENCE
         component.args = ["0.0.0.0" if word == "127.0.0.1" else word for word in component.args]
         return component

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -12,6 +14,9 @@ from typing import Final
 CGROUPS: Final = Path("/sys/fs/cgroup")
 PREFIX: Final = "kpo-healer-lab-"
 """Of the group in each hierarchy; the id of the process that made it follows."""
+
+FOLDER: Final = "kpo-healer-node-"
+"""Of the folder for temporary files; the same follows."""
 
 PLACES: Final = ("/etc", "/etc/cni", "/opt", "/opt/cni", "/run", "/run/netns", "/var/lib", "/var/log", "/usr/bin")
 """Folders whose entries must be the same: where kubelets, runtimes, plugins and packages leave things."""
@@ -137,10 +142,14 @@ def _entries(place: str) -> list[str]:
 
 
 def sweep() -> None:
-    """Removes the groups of earlier runs that were killed."""
+    """Removes the groups and folders of earlier runs that were killed."""
     for left in {path.name for path in CGROUPS.glob(f"*/{PREFIX}*")}:
         if not _of_another_run(left):
             remove_cgroup(left)
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        maker = folder.name.removeprefix(FOLDER).partition("-")[0]
+        if maker.isdigit() and not Path("/proc", maker).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_cgroup() -> str:

@@ -175,6 +175,13 @@ def test_it_comes_to_the_state_that_was_predicted(cast: Cast, name: str) -> None
         say(f"{name}: {seen[0]}, running: {sorted(orphan.running)}")
 
 
+def test_containers_stand_in_the_status_by_their_names(cast: Cast) -> None:
+    """And not as in the spec: whoever takes the first for the base container takes KPO's sidecar."""
+    pod = cast.pod(cast.orphans["xcom"])
+    assert [one["name"] for one in pod["spec"]["containers"]] == ["base", SIDECAR]
+    assert [one["name"] for one in pod["status"]["containerStatuses"]] == [SIDECAR, "base"]
+
+
 def _code(pod: Json) -> int | None:
     statuses = pod["status"].get("containerStatuses", ())
     ends = (one["state"].get("terminated", {}) for one in statuses if one["name"] == "base")

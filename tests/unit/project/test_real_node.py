@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.lab.kube import REPOSITORY
+from tests.lab.processes import wait_for
 from tests.node import __main__ as command
 from tests.node import machine
 
@@ -49,3 +53,41 @@ def test_a_change_of_the_machine_is_told_with_what_was_before() -> None:
 def test_what_the_kernel_counts_is_no_change() -> None:
     names = machine.facts()
     assert not [name for name in names if name.removeprefix("sysctl ").startswith(machine.COUNTERS)]
+
+
+def test_folders_of_runs_that_were_killed_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left, ours = (tmp_path / f"{machine.FOLDER}{pid}-x" for pid in (gone.pid, os.getpid()))
+    for folder in (left, ours):
+        (folder / "below").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    machine.sweep()
+    assert list(tmp_path.iterdir()) == [ours]
+
+
+def test_who_started_a_node_and_is_killed_takes_it_with_him() -> None:
+    if reason := machine.hindrance():
+        pytest.skip(reason)
+    sleeper = f"3600.{os.getpid()}"
+    words = f"[*command.NAMESPACES, 'bash', '-c', command.INSIDE, command.ADDRESS, 'sleep', '{sleeper}']"
+    script = f"import subprocess; from tests.node import __main__ as command; subprocess.Popen({words}).wait()"
+
+    def sleeps() -> bool:
+        wanted = f"sleep\0{sleeper}\0".encode()
+        return any(_command_line(path) == wanted for path in Path("/proc").glob("[0-9]*/cmdline"))
+
+    with subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY) as maker:
+        try:
+            wait_for(sleeps, what="a process in there", timeout=60)
+        finally:
+            maker.kill()
+    wait_for(lambda: not sleeps(), what="its end", timeout=60)
+
+
+def _command_line(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has gone meanwhile
+        return b""
