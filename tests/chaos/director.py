@@ -125,6 +125,7 @@ class Director:
         self._dice = random.Random(self.plan.seed)
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._scheduling = threading.Lock()
         self._size = 0
         self._due: dict[str, float] = {}
         self._active: list[Play] = []
@@ -200,6 +201,7 @@ class Director:
         told = time.monotonic()
         while any(worker.is_alive() for worker in workers):
             time.sleep(0.5)
+            self._look_after_scheduler()
             if time.monotonic() - told > 30:
                 told = time.monotonic()
                 self.tell()
@@ -339,6 +341,7 @@ class Director:
         end = time.monotonic() + timeout
         while not condition() and time.monotonic() < end:
             time.sleep(1)
+            self._look_after_scheduler()
 
     # Weather
 
@@ -438,9 +441,23 @@ class Director:
             self.stage.airflow.triggerer.start()
 
     def _scheduler(self) -> None:
-        self._did("scheduler: killed with all its task processes, and restarted")
-        self.stage.airflow.scheduler.kill()
-        self.stage.airflow.scheduler.start()
+        with self._scheduling:
+            self._did("scheduler: killed with all its task processes, and restarted")
+            self.stage.airflow.scheduler.kill()
+            self.stage.airflow.scheduler.start()
+
+    def _look_after_scheduler(self) -> None:
+        """One that has ended by itself is started again, as Kubernetes would.
+
+        Airflow 2's does so where a run is deleted while it writes the states of all runs (StaleDataError).
+        """
+        with self._scheduling:
+            if self.stage.airflow.scheduler.running:
+                return
+            self._did("scheduler: ended by itself, and restarted")
+            self.stage.airflow.scheduler.kill()
+            with contextlib.suppress(*TROUBLE):
+                self.stage.airflow.scheduler.start()
 
     def _api_server(self) -> None:
         self._did("API server: killed and restarted")
