@@ -25,7 +25,7 @@ MAX_PREFIX = MAX_LABEL - HASH_LENGTH - 1
 
 _UNSAFE = re.compile(r"^[^a-z0-9A-Z]*|[^a-zA-Z0-9_\-\.]|[^a-z0-9A-Z]*$")
 _HASHED = re.compile(r"-[0-9a-f]{9}\Z")
-_LABEL = re.compile(r"[A-Za-z0-9_.\-]{1,63}", re.ASCII)
+_LABEL = re.compile(r"[A-Za-z0-9_.\-]{1,63}")
 _KEY = re.compile(r"[\w.\-]+")
 _COUNT = re.compile(r"0|[1-9][0-9]{0,8}")
 _ISO_TIME = re.compile(r"(.*?[0-9]{4}-[0-9]{2}-[0-9]{2}T)([0-9]{2})([0-9]{2})([0-9]{2})(.*)")
@@ -155,7 +155,7 @@ def _is_possible(raw: RawIds) -> bool:
 
 def _shown(value: str | None) -> str:
     """Return a value that may be hostile as a message holds it: in quotes, short, with escapes for all but ASCII."""
-    text = value or ""
+    text = str(value)
     return ascii(text) if len(text) <= MAX_LABEL else f"{text[:MAX_LABEL]!a}…"
 
 

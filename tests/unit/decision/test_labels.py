@@ -232,6 +232,21 @@ def test_a_label_that_kubernetes_could_not_hold_is_malformed_and_told_in_one_sho
     assert value not in why or value.isascii()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("dag_id", "a b", "label dag_id is 'a b', which no label in Kubernetes can be"),
+        ("dag_id", "ä", "label dag_id is '\\xe4', which no label in Kubernetes can be"),
+        ("task_id", " " * 63, f"label task_id is '{' ' * 63}', which no label in Kubernetes can be"),
+        ("run_id", "x" * 64, f"label run_id is '{'x' * 63}'…, which no label in Kubernetes can be"),
+        ("try_number", "0", "label try_number is '0', not a number from 1"),
+        ("map_index", "-1", "label map_index is '-1', not a number from 0"),
+    ],
+)
+def test_what_is_wrong_with_a_label_is_told_with_the_beginning_of_its_value(name: str, value: str, told: str) -> None:
+    assert parse(a_pod(**{name: value}).labels) == told
+
+
 @pytest.mark.parametrize("value", ["..", ".", "-", "_a_", "a..b", "-427ba721e", "x" * 63])
 def test_an_odd_label_that_kpo_may_write_is_read(value: str) -> None:
     key = parse(Labels(value, value, value, None, "1"))
