@@ -349,6 +349,7 @@ ENDS = [
     pytest.param(LATE, done(1, -62135596800.0), LATE, id="the year 1 in the container's status"),
     pytest.param(None, done(1, EPOCH + 4000), LATE, id="the future in the container's status"),
     pytest.param(EPOCH + 3600, done(1, EPOCH + 3600), LATE, id="a node's clock that is an hour ahead"),
+    pytest.param(None, done(1, EPOCH + 3601), LATE, id="and one that is more than that ahead"),
     pytest.param(LATE, done(1, CREATED - 1, ended=LATE), None, id="before the Pod was made"),
     pytest.param(CREATED, done(1, CREATED), LATE, id="in the second in which it was made"),
     pytest.param(LATE, evicted(0.0), LATE, id="1970 in the conditions"),
@@ -358,6 +359,10 @@ ENDS = [
     pytest.param(None, evicted(None), 1e18, id="the far future in Airflow's row"),
     pytest.param(LATE, evicted(LATE, created=None), None, id="the Pod's age is not known"),
 ]
+
+
+def test_a_due_time_may_differ_by_the_second_in_which_the_api_server_tells_its_time() -> None:
+    assert quarantine.CLOCK_STEP == 1.0
 
 
 @pytest.mark.parametrize(("end", "pod", "end_date"), ENDS)
