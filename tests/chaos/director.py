@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -44,6 +45,9 @@ TAKE_OVER: Final = 120.0
 """Seconds in which a replica takes over at least once, as the leader is frozen or killed again and again."""
 
 PATIENCE: Final = 240.0
+
+SILENT: Final = 60.0
+"""Seconds without a word after which a scheduler is held for dead; Airflow's own threshold is 30, this machine busy."""
 
 AT_MOST: Final = 3.0
 """How many times the wanted runs there are when it is to take a certain time."""
@@ -447,17 +451,22 @@ class Director:
             self.stage.airflow.scheduler.start()
 
     def _look_after_scheduler(self) -> None:
-        """One that has ended by itself is started again, as Kubernetes would.
+        """One that has ended or fallen silent by itself is started again, as by Kubernetes and a liveness probe.
 
-        Airflow 2's does so where a run is deleted while it writes the states of all runs (StaleDataError).
+        Airflow 2's does so where a run is deleted while it writes the states of all runs (StaleDataError): its loop
+        ends, and it waits for its tasks, which wait for a scheduler.
         """
         with self._scheduling:
-            if self.stage.airflow.scheduler.running:
+            scheduler = self.stage.airflow.scheduler
+            try:
+                if scheduler.running and self.stage.airflow.scheduler_silence() < SILENT:
+                    return
+            except sqlite3.OperationalError:  # it is being written to for longer than one may wait
                 return
-            self._did("scheduler: ended by itself, and restarted")
-            self.stage.airflow.scheduler.kill()
+            self._did("scheduler: fell silent by itself, and restarted")
+            scheduler.kill()
             with contextlib.suppress(*TROUBLE):
-                self.stage.airflow.scheduler.start()
+                scheduler.start()
 
     def _api_server(self) -> None:
         self._did("API server: killed and restarted")

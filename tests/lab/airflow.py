@@ -225,6 +225,12 @@ class Airflow:
         query = "select 1 from job where job_type = ? and state = 'running' and start_date > ?"
         return bool(self.sql(query, job, since))
 
+    def scheduler_silence(self) -> float:
+        """Seconds since a scheduler has reported itself to the database: one that can't go on waits for its tasks."""
+        query = "select strftime('%s', 'now') - strftime('%s', max(latest_heartbeat)) from job where job_type = ?"
+        ((seconds,),) = self.sql(query, "SchedulerJob")
+        return float(seconds or 0)
+
     def stop(self) -> None:
         """Ends every process at once, running tasks included, and removes a temporary root."""
         for component in reversed(self.components.values()):
