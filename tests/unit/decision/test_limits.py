@@ -7,7 +7,10 @@ import math
 import pytest
 
 from healer import config
-from healer.decision.limits import OVERRIDE, Batch, Breaker, RateLimiter, is_overridden, with_override
+from healer.decision.limits import OVERRIDE, Batch, Breaker, Limits, RateLimiter, is_overridden, with_override
+from healer.decision.quarantine import Suspect
+from healer.model import Action, Finding, Reason, Withheld
+from tests.unit.strategies import a_pod, ended
 
 COOL = 600.0
 
@@ -177,3 +180,24 @@ def test_a_batch_stays_what_the_limits_allowed() -> None:
     batch = Batch((), (), {})
     with pytest.raises(AttributeError):
         batch.suspects = ()  # type: ignore[misc]
+
+
+def a_suspect(uid: str, due: float = 0.0, created: float = 1.0) -> Suspect:
+    finding = Finding(Reason.ORPHANED, "because", ended())
+    return Suspect(a_pod(uid=uid, created=created), finding, Action.DELETE, 0.0, due, 2, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "others"),
+    [
+        pytest.param(config.Mode.ENFORCE, {}, id="enforce"),
+        pytest.param(config.Mode.REPORT, {"old": Withheld.REPORT_MODE}, id="report"),
+    ],
+)
+def test_what_would_be_withheld_now(mode: config.Mode, others: dict[str, Withheld]) -> None:
+    """Of two that are due together the older Pod has the only place that the rate leaves."""
+    limits = Limits(config.LimitsConfig.model_validate({"deletionsPerMinute": 1}), 0.0)
+    suspects = [a_suspect("young", created=2.0), a_suspect("old"), a_suspect("waits", due=1.0), a_suspect("foreign")]
+    seen = limits.preview(suspects, mode, lambda pod, _: pod.uid == "foreign", 0.0)
+    told = {"waits": Withheld.NOT_DUE, "foreign": Withheld.OWNERSHIP, "young": Withheld.RATE}
+    assert seen == {**told, **others}
