@@ -25,7 +25,7 @@ from tests.lab.kube import Cluster
 from tests.lab.processes import free_ports, wait_for
 from tests.ui.conftest import SHOTS, VERSIONS, new_context, watch
 
-TOKEN = "the token of the end-to-end test"
+TOKEN = "the-token-of-the-end-to-end-test"
 PATIENCE = 300.0
 HISTORY_RIGHTS = (
     {

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, expect
 from tests.lab.airflow import Airflow
 from tests.lab.airflow_env import FAB
 from tests.lab.airflow_plugin import python_path
+from tests.lab.processes import wait_for
 from tests.ui import worlds
 from tests.ui.conftest import INSIDE, WIDE, Site, new_context
 from tests.ui.fake_healer import FakeHealer
@@ -131,7 +132,8 @@ def test_a_viewer_sees_the_page_after_the_documented_command(fab: Site, browser:
     assert plugins(fab, "sales") == 200
     assert isinstance(fab.airflow, FabAirflow)
     fab.airflow.command(DOCUMENTED.split()[1:])
-    assert plugins(fab, "viewer") == 200
+    # FAB's auth manager asks for a user's rights again after half a minute.
+    wait_for(lambda: plugins(fab, "viewer") == 200, timeout=180, interval=2, what="the right is there")
     for name, count in (("viewer", "7"), ("sales", "3")):
         context = new_context(browser, fab, name)
         page = context.new_page()
