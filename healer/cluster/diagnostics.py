@@ -74,6 +74,10 @@ class _PodDetails(Struct):
     status: _PodStatusDetails = msgspec.field(default_factory=_PodStatusDetails)
 
 
+_POD_DETAILS = msgspec.json.Decoder(_PodDetails)
+"""Made here, by one thread: where several make what msgspec knows of a class at once, the process crashes."""
+
+
 class ContainerDiagnostics(Struct, frozen=True, omit_defaults=True):
     """What a container does or did last; `what` is running, waiting or terminated. Times as Kubernetes wrote them."""
 
@@ -118,7 +122,7 @@ class DiagnosticsReader:
         request = KubeRequest("get", "GET", _path(pod), timeout=TIMEOUT)
         body = require_success(self._transport.send(request), f"get the Pod {pod}", ("get", "pods", pod.namespace))
         try:
-            found = msgspec.json.decode(body, type=_PodDetails)
+            found = _POD_DETAILS.decode(body)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise InvalidResponseError(f"The answer for {pod} is no Pod ({error}).") from error
         if found.metadata.uid != pod.uid:

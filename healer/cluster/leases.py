@@ -33,6 +33,9 @@ class Lease(Struct, frozen=True):
     source: Mapping[str, Any] = {}
 
 
+_LEASE = msgspec.json.Decoder(Lease)
+
+
 class LeaseClient:
     """One Lease, by its name. Every call is sent once."""
 
@@ -108,7 +111,7 @@ def _decode(body: bytes) -> Lease:
                 "resource_version": metadata.get("resourceVersion") or "",
                 "source": {"metadata": metadata, "spec": spec},
             },
-            Lease,
+            _LEASE.type,
         )
     except (AttributeError, ValueError) as error:
         raise InvalidResponseError(f"The answer is no Lease ({error}).") from error

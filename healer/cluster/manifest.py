@@ -151,10 +151,13 @@ class _Pod(Struct):
     spec: _Spec = msgspec.field(default_factory=_Spec)
 
 
+_POD = msgspec.json.Decoder(_Pod)
+
+
 def decode_manifest(body: bytes) -> Manifest | None:
     """Return what may be told of the Pod that these bytes describe; None where they describe none. Never raises."""
     try:
-        found = msgspec.json.decode(body, type=_Pod)
+        found = _POD.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     return Manifest(_metadata(found.metadata), _spec(found.spec))

@@ -227,6 +227,10 @@ class _RecordHead(Struct, frozen=True):
     versions: _HeadVersions = _HeadVersions()
 
 
+_LOG_LINE, _RECORD_HEAD = msgspec.json.Decoder(_LogLine), msgspec.json.Decoder(_RecordHead)
+_RECORD = msgspec.json.Decoder(DecisionRecord)
+
+
 def parse_line(text: str) -> DecisionRecord | None:
     """Return the record in a line of a log (whatever stands before its JSON), or that is this line; None if none is.
 
@@ -234,7 +238,7 @@ def parse_line(text: str) -> DecisionRecord | None:
     """
     body = text[text.find("{") :] if "{" in text else ""
     try:
-        line = msgspec.json.decode(body, type=_LogLine)
+        line = _LOG_LINE.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         if any(mark in body for mark in ('"message": "decision"', '"proof":', '"airflow_said":')):
             raise InvalidRecordError("the line is cut off or damaged: it is no whole JSON object") from None
@@ -246,13 +250,13 @@ def parse_line(text: str) -> DecisionRecord | None:
 
 def _decoded(raw: bytes) -> DecisionRecord:
     try:
-        head = msgspec.json.decode(raw, type=_RecordHead)
+        head = _RECORD_HEAD.decode(raw)
         if head.schema != SCHEMA:
             raise InvalidRecordError(
                 f"this proof has schema {head.schema} and this kpo-healer knows schema {SCHEMA}: "
                 f"use the version that wrote it ({head.versions.healer})"
             )
-        record = msgspec.json.decode(raw, type=DecisionRecord)
+        record = _RECORD.decode(raw)
         record.terms.policy(record.reason)
     except (msgspec.DecodeError, UnicodeError, ValueError, RecursionError) as error:
         what = str(error).partition("\n")[0]

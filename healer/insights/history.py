@@ -112,6 +112,9 @@ class _Packed(Struct):
     entries: list[Raw]
 
 
+_TOLD, _PACKED = msgspec.json.Decoder(_Told), msgspec.json.Decoder(_Packed)
+
+
 class History:
     """The deletions of the last 14 days, at most 2,000. Safe to use from several threads."""
 
@@ -224,7 +227,7 @@ def _unpacked(packed: bytes) -> _Packed:
         text = decompressor.decompress(packed, MAX_UNPACKED)
         if decompressor.unconsumed_tail or not decompressor.eof:
             raise InvalidHistoryError("it is cut off or too long")
-        saved = msgspec.json.decode(text, type=_Packed)
+        saved = _PACKED.decode(text)
     except (zlib.error, ValueError, RecursionError) as error:
         raise InvalidHistoryError(f"it can't be read: {error}") from None
     if saved.format != FORMAT:
@@ -235,7 +238,7 @@ def _unpacked(packed: bytes) -> _Packed:
 def _read(raw: Raw, now: float) -> HistoryEntry | None:
     """Return a saved entry, None for what is none: it is only left out."""
     try:
-        told = msgspec.json.decode(raw, type=_Told)
+        told = _TOLD.decode(raw)
         deleted = told.deleted.timestamp()
         # Written anew: in what is left away here may stand what no reader can decode.
         document = msgspec.json.encode(told)

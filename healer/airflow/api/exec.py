@@ -102,6 +102,9 @@ class _ExecCredential(Struct):
     status: _ExecStatus
 
 
+_EXEC_CREDENTIAL = msgspec.json.Decoder(_ExecCredential)
+
+
 class _Ended(Struct, frozen=True):
     """How a program came to its end. `code` is None where it was stopped, `why` then says for what."""
 
@@ -261,7 +264,7 @@ def _understood(out: bytes, name: str) -> ExecToken:
 
 def _credential(text: str, name: str) -> ExecToken:
     try:
-        status = msgspec.json.decode(text, type=_ExecCredential).status
+        status = _EXEC_CREDENTIAL.decode(text).status
         token, cookie = (msgspec.json.decode(raw, type=str | None) for raw in (status.token, status.cookie))
         expires = msgspec.json.decode(status.expiration, type=datetime | None)
     except (msgspec.MsgspecError, RecursionError):

@@ -23,11 +23,14 @@ class Claims(Struct, frozen=True):
     """The Keycloak token within Airflow's own, without which Airflow refuses every question."""
 
 
+_CLAIMS = msgspec.json.Decoder(Claims)
+
+
 def claims(token: str) -> Claims:
     """Return what a JWT says, an empty one where it is none. The signature is for the server to check."""
     try:
         payload = token.split(".")[1]
-        return msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=Claims)
+        return _CLAIMS.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     except (IndexError, binascii.Error, msgspec.MsgspecError, UnicodeError, ValueError, RecursionError):
         return Claims()
 
