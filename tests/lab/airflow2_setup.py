@@ -12,8 +12,7 @@ from typing import Final
 
 from tests.lab.airflow_env import Environment
 from tests.lab.airflow_settings import DAGS, LOCAL_SETTINGS, as_variables, fernet_key, inherited
-from tests.lab.airflow_template import NO_PORT, allow_many_readers
-from tests.lab.assets import cache_folder, locked
+from tests.lab.airflow_template import NO_PORT, allow_many_readers, made_once
 from tests.lab.processes import run_shown
 
 INSIDE: Final = Path(__file__).with_name("inside")
@@ -98,13 +97,7 @@ def database(environment: Environment) -> Path:
 
     Raises LabError when Airflow's commands fail.
     """
-    folder = cache_folder() / f"database-{environment.version}-{_digest(environment)}"
-    ready = folder / "airflow.db"
-    if not ready.exists():
-        with locked(cache_folder() / f".database-{environment.version}.lock"):
-            if not ready.exists():  # else another process has made it meanwhile
-                _make(environment, folder)
-    return ready
+    return made_once(environment, _digest(environment), _make)
 
 
 def _digest(environment: Environment) -> str:

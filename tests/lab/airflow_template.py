@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -22,12 +23,17 @@ def database(environment: Environment) -> Path:
 
     The example DAGs are in it for the version that can run them. Raises LabError when Airflow's commands fail.
     """
-    folder = cache_folder() / f"database-{environment.version}-{_digest(environment)}"
+    return made_once(environment, _digest(environment), _make)
+
+
+def made_once(environment: Environment, digest: str, make: Callable[[Environment, Path], None]) -> Path:
+    """The database in the cache that `digest` stands for; `make` makes its folder where it is missing."""
+    folder = cache_folder() / f"database-{environment.version}-{digest}"
     ready = folder / "airflow.db"
     if not ready.exists():
         with locked(cache_folder() / f".database-{environment.version}.lock"):
             if not ready.exists():  # else another process has made it meanwhile
-                _make(environment, folder)
+                make(environment, folder)
     return ready
 
 
